@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from fcot.base.entry import entry_point, with_help
 from fcot.base.errors import FcotError
 
 if TYPE_CHECKING:
-    from fcot.reporting.table import Table
     from fcot.student.interface import StudentInterface
     from fcot.student.loading import Student
     from fcot.tasks.reading import Rows
@@ -29,11 +28,13 @@ HELP = """Let a trained student answer questions, and score its answers where th
   FILE                  questions: CSV, TSV, JSON, JSON Lines, Parquet, a datasets folder, or a text file with one question per line;
                         file=FILE is the same
   output=FILE           write JSON Lines to this file instead of text to the terminal: all columns of the file, and the answers
-  question_column=NAME  column with the question (question)
-  answer_column=NAME    column with the gold answer (answer), which the student never sees; rows that have one are scored, except
-                        those that the student was trained on; none: no scores
+  question_column=NAME  column with the question
+  answer_column=NAME    column with the gold answer, which the student never sees; rows that have one are scored, except those that the
+                        student was trained on; none: no scores
   group_column=NAME     also score the rows of each value of this column
-  decimal=auto          decimal mark of the gold answers: point, comma, or auto for the one that fits more answers
+  decimal=MARK          decimal mark of the gold answers: point, comma, or auto for the one that fits more answers
+  on_invalid=skip       leave faulty rows out; error: they are an error. Default of these five: as in the student's run, where the file has
+                        its columns; else question, answer, no groups, auto, error
   self_consistency=1    answers sampled per question for a majority vote; 1 decodes greedily
   temperature=0.7       temperature of the samples
   max_new_tokens=N      limit of an answer, in tokens; default: the student's own limit
@@ -50,10 +51,11 @@ class Options:
     student: str
     file: str | None = None
     output: str | None = None
-    question_column: str = "question"
-    answer_column: str = "answer"
+    question_column: str | None = None
+    answer_column: str | None = None
     group_column: str | None = None
-    decimal: str = "auto"
+    decimal: str | None = None
+    on_invalid: str | None = None
     self_consistency: int = 1
     temperature: float = 0.7
     max_new_tokens: int | None = None
@@ -68,6 +70,7 @@ def main(words: list[str]) -> None:
     """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options, questions = parse(words)
+    options = as_in_its_run(options) if options.file else options
     rows = [{"question": question} for question in questions] + (read_questions(options) if options.file else [])
     if not rows or not all(row["question"].strip() for row in rows):
         raise FcotError("no question: write one in quotes, or name a file")
@@ -84,7 +87,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     """
     kinds: dict[str, type] = {
         "student": str, "file": str, "output": str, "question_column": str, "answer_column": str, "group_column": str, "decimal": str,
-        "self_consistency": int, "temperature": float, "max_new_tokens": int, "calculator": bool, "seed": int,
+        "on_invalid": str, "self_consistency": int, "temperature": float, "max_new_tokens": int, "calculator": bool, "seed": int,
         "api_key_env": str,
     }  # fmt: skip
     values: dict[str, Any] = {}
@@ -111,8 +114,9 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
             raise FcotError(f"{argument}: the value is missing")
         if kinds[name] is not str and not (values[name] >= 0 if name == "seed" else 0 < values[name] < math.inf):
             raise FcotError(f"{argument}: the value must be {'at least' if name == 'seed' else 'more than'} 0")
-    if values.get("decimal", "auto") not in ("auto", "point", "comma"):
-        raise FcotError(f"decimal={values['decimal']}: choose from auto, point, comma")
+    for name, choices in (("decimal", ("auto", "point", "comma")), ("on_invalid", ("error", "skip"))):
+        if values.get(name, choices[0]) not in choices:
+            raise FcotError(f"{name}={values[name]}: choose from {', '.join(choices)}")
     if "student" not in values:
         if not others or " " in others[0]:
             raise FcotError("name the student first: fcot predict outputs/runs/<run>/student FILE")
@@ -160,9 +164,35 @@ def _is_file(word: str) -> bool:
     return False
 
 
+_QUESTION, _ANSWER = "question", "answer"  # the columns of questions and gold answers where neither an option nor the run names them
+_SAMPLE = 20_000  # rows that show which columns a file has
 _OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*")  # the name of an option, also as `fcot run` would spell it
-TRAINED = "trained_on"  # key of an answer: whether the student was trained on its question
-GOLD, GROUP = "\0gold", "\0group"  # keys of a row for its gold answer and group, which no column of a file has
+GOLD = "\0gold"  # key of a row for its gold answer, which no column of a file has
+
+
+def as_in_its_run(options: Options) -> Options:
+    """The options with those that are not set as in the run that trained the student, and a message that names them.
+
+    A column is taken over if the file has it.
+
+    Raises:
+        FcotError: The file cannot be read.
+    """
+    from fcot.runs.origin import options_of_data
+    from fcot.student.interface import find_student
+    from fcot.tasks.reading import read_rows
+
+    assert options.file is not None
+    recorded = options_of_data(find_student(options.student))
+    names = ("question_column", "answer_column", "group_column", "decimal", "on_invalid")
+    unset = {name: recorded[name] for name in names if getattr(options, name) is None and recorded.get(name) is not None}
+    if not unset:
+        return options
+    columns = read_rows(options.file, (), _SAMPLE, "file", options.question_column or _QUESTION).columns
+    taken = {name: value for name, value in unset.items() if not name.endswith("_column") or value in columns}
+    if shown := [f"{name}={value}" for name, value in taken.items() if value not in (_QUESTION, _ANSWER, "auto", "error")]:
+        say(f"as in the student's run: {' '.join(shown)}")
+    return replace(options, **taken)
 
 
 def read_questions(options: Options) -> list[dict[str, Any]]:
@@ -174,21 +204,26 @@ def read_questions(options: Options) -> list[dict[str, Any]]:
     Raises:
         FcotError: The file cannot be read or lacks a column, or rows are faulty; the message has all of them.
     """
+    from fcot.reporting.predicted import GROUP
     from fcot.student.interface import find_student, read_interface
+    from fcot.tasks.check import skipped_note
     from fcot.tasks.loaders import Columns, listed, to_data
     from fcot.tasks.reading import read_rows
     from fcot.tasks.table import custom_task
 
     assert options.file is not None
-    rows = read_rows(options.file, option="file", text_column=options.question_column)
-    answers = _check_columns(rows, options)
+    question = options.question_column or _QUESTION
+    rows = read_rows(options.file, option="file", text_column=question)
+    answers = _check_columns(rows, options, question)
     interface = read_interface(find_student(options.student))
     task = custom_task(interface.task, interface.rule)
-    columns = Columns(options.question_column, answers, group=options.group_column)
-    data = to_data(task, rows, columns, unlabelled=True, decimal=options.decimal)
-    if data.faults:
-        remedy = "Correct these rows" + (", or add answer_column=none: then no row is scored" if answers else "")
-        raise FcotError(f"{listed(data.faults)}\n{remedy}")
+    columns = Columns(question, answers, group=options.group_column)
+    data = to_data(task, rows, columns, unlabelled=True, decimal=options.decimal or "auto")
+    if data.faults and options.on_invalid == "skip" and data.problems:
+        say(f"note: {skipped_note(data, 'on_invalid')[0]}")
+    elif data.faults:
+        unscored = ", or add answer_column=none: then no row is scored" if answers else ""
+        raise FcotError(f"{listed(data.faults)}\nCorrect these rows, leave them out with on_invalid=skip{unscored}")
     if data.answers.undecided:
         mark, other = ("comma", "point") if data.answers.decimal == "comma" else ("point", "comma")
         say(f"note: {data.answers.undecided[0]!r} is read with a decimal {mark}; decimal={other} reads it as another number")
@@ -202,20 +237,21 @@ def read_questions(options: Options) -> list[dict[str, Any]]:
     return questions
 
 
-def _check_columns(rows: Rows, options: Options) -> str | None:
-    """Check that the file has the columns. Returns the column with the gold answers; None if it has none.
+def _check_columns(rows: Rows, options: Options, question: str) -> str | None:
+    """Check that the file has the columns, with the questions in ``question``. Returns the column with the gold answers; None for none.
 
     Raises:
         FcotError: A column is missing.
     """
-    named = {"question_column": options.question_column, "group_column": options.group_column}
-    if options.answer_column not in (Options.answer_column, "none"):
+    named = {"question_column": question, "group_column": options.group_column}
+    if options.answer_column not in (None, _ANSWER, "none"):
         named["answer_column"] = options.answer_column
     if missing := {option: name for option, name in named.items() if name is not None and name not in rows.columns}:
         names = " or ".join(map(repr, missing.values()))
         remedy = ", ".join(f"{option}=..." for option in missing)
         raise FcotError(f"{rows.name} has no column {names}; it has {', '.join(sorted(rows.columns))}. Name the columns: {remedy}")
-    return options.answer_column if options.answer_column in rows.columns else None
+    answers = options.answer_column or _ANSWER
+    return answers if answers in rows.columns else None
 
 
 def answer(options: Options, rows: Sequence[Mapping[str, Any]], loaded: Student | None = None) -> list[dict[str, Any]]:
@@ -344,6 +380,7 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
 
 def _mark_trained(answers: list[dict[str, Any]], options: Options) -> list[dict[str, Any]]:
     """Add ``trained_on`` to each answer: whether the student was trained on its question. Without a record nothing is added."""
+    from fcot.reporting.predicted import TRAINED
     from fcot.runs.origin import trained_on
     from fcot.student.interface import find_student
 
@@ -353,6 +390,8 @@ def _mark_trained(answers: list[dict[str, Any]], options: Options) -> list[dict[
 
 def _show(answers: Sequence[Mapping[str, Any]], options: Options) -> None:
     """Write or print the answers, and print the scores of those with a gold answer."""
+    from fcot.reporting.predicted import GROUP, TRAINED, scores
+
     if options.output is not None:
         from fcot.base.files import write_jsonl
 
@@ -379,42 +418,6 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_json_value(cell) for cell in value]
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
-
-
-def scores(answers: Sequence[Mapping[str, Any]], group_column: str | None) -> Table:
-    """The accuracy of the rows with a gold answer, and of each group of them, with 95 % Wilson intervals.
-
-    Rows that the student was trained on are left out.
-
-    Args:
-        answers: Rows of :func:`answer`, marked where it is known which ones the student was trained on.
-        group_column: The column that names the groups; None for no groups.
-    """
-    from fcot.evaluation.statistics import wilson_interval
-    from fcot.reporting.table import Table
-
-    labelled = [row for row in answers if "correct" in row]
-    scored = [row for row in labelled if not row.get(TRAINED)]
-    groups: dict[str, list[bool]] = {}
-    for row in scored if group_column else ():
-        groups.setdefault(str(row[GROUP]), []).append(bool(row["correct"]))
-    first = group_column or "rows"
-    table = Table("scores", "accuracy (%) with its 95 % interval (Wilson)", (first, "acc %", "95 % CI", "correct", "n"), (first,))
-    for name, verdicts in [*sorted(groups.items()), ("all", [bool(row["correct"]) for row in scored])]:
-        low, high = wilson_interval(sum(verdicts), len(verdicts))
-        interval = f"{100 * low:.1f}-{100 * high:.1f}"
-        table.add_row(name, f"{100 * sum(verdicts) / len(verdicts):.2f}", interval, f"{sum(verdicts):,}", f"{len(verdicts):,}")
-    if len(groups) > 1:
-        table.notes.append("Intervals are not corrected for multiple comparisons.")
-    if trained := len(labelled) - len(scored):
-        table.notes.append(f"Rows that the student was trained on, which are not scored: {trained:,}.")
-    elif TRAINED not in labelled[0]:
-        table.notes.append("Which rows the student was trained on is not known: no split.json above its folder records them.")
-    if without := len(answers) - len(labelled):
-        table.notes.append(f"Rows without a gold answer, which are not scored: {without:,}.")
-    if cut := sum(not row["complete"] for row in scored):
-        table.notes.append(f"Answers that were cut at the length limit (max_new_tokens): {cut:,}.")
-    return table
 
 
 if __name__ == "__main__":

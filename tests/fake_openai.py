@@ -71,7 +71,21 @@ BODIES = {  # status 200 without a completion
     "empty_body": b"",
     "login": b"<!DOCTYPE html><html><head><title>Sign in to Contoso</title><style>p {}</style></head><body><p>Password:</p></body></html>",
 }
-FAULTS = {*STATUS, *BODIES, "reset", "slow", "no_usage", "odd_usage", "fewer", "more", "empty", "content_filter", "length", "surrogate"}
+FAULTS = {
+    *STATUS,
+    *BODIES,
+    "reset",
+    "slow",
+    "no_usage",
+    "odd_usage",
+    "fewer",
+    "more",
+    "empty",
+    "content_filter",
+    "length",
+    "surrogate",
+    "no_reply",
+}
 FAULTS |= {"html", "gateway", "forbidden", "redirect", "unknown_field", "trickle"}
 BATCH_FAULTS = {"create_500", "failed", "token_limit", "expired", "cancelled", "errors", "filtered", "slow"}
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
@@ -322,6 +336,8 @@ class FakeOpenAI:
             first_choice.update(text="", finish_reason="stop" if fault == "empty" else fault)
         elif fault == "length":
             first_choice.update(text=str(first_choice["text"])[: max(4, len(str(first_choice["text"])) // 2)], finish_reason="length")
+        elif fault == "no_reply":
+            first_choice.update(text="", reasoning_content=first_choice["text"])
         elif fault == "surrogate":
             first_choice["text"] = f" \ud83d{first_choice['text']}"
         usage: dict[str, Any] = {"prompt_tokens": len(key.split()), "completion_tokens": sum(len(str(c["text"]).split()) for c in choices)}
@@ -330,7 +346,11 @@ class FakeOpenAI:
         if fault == "odd_usage":
             usage["prompt_tokens"] = "many"
         if "messages" in body:
-            choices = [{**c, "message": {"role": "assistant", "content": c.pop("text")}} for c in choices]
+            moved = ("reasoning_content",)
+            messages = [
+                {"role": "assistant", "content": c.pop("text"), **{name: c.pop(name) for name in moved if name in c}} for c in choices
+            ]
+            choices = [{**choice, "message": message} for choice, message in zip(choices, messages, strict=True)]
         return choices, usage
 
     def charge(self, usage: dict[str, Any]) -> None:
@@ -347,7 +367,7 @@ class FakeOpenAI:
             await writer.drain()
             writer.transport.abort()
             return
-        self.good[key] += len(choices) - (fault in ("empty", "content_filter"))
+        self.good[key] += len(choices) - (fault in ("empty", "content_filter", "no_reply"))
         self.numbers["good_requests"] += 1
         if fault not in ("no_usage", "odd_usage"):
             self.charge(usage)

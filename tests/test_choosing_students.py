@@ -132,12 +132,36 @@ def test_dry_run_preview_and_run_say_it_before_the_teacher_gets_a_request(own_da
         raise RuntimeError("a request")
 
     monkeypatch.setattr(type(run.teacher), "generate", generate)
-    with pytest.raises(RuntimeError, match="a request"):
-        preview(run, 1)
-    with pytest.raises(RuntimeError, match="a request"):
-        execute(run, "")
-    assert "tiny_gpt2 is a toy" in said[0].out
-    assert "tiny_gpt2 is a toy" in said[-1].err
+    for show in (preview, execute):
+        argument = 1 if show is preview else ""
+        other = make_run(tmp_path / show.__name__, *own_data, *TEACHER, "diversity=1")
+        with pytest.raises(RuntimeError, match="a request"):
+            show(other, argument)
+        assert said[-1].err.count("tiny_gpt2 is a toy") == 1
+
+
+def test_the_commands_after_the_first_one_do_not_repeat_the_notes(tmp_path, machine, make_run, monkeypatch, capsys):
+    """Preview, curation and training are steps of one journey; a note that changed is said."""
+    machine(False, 8e9)
+    path = tmp_path / "rows.csv"
+    rows = [f"What is {n} + 1?,{n + 1}" for n in range(60)]
+    path.write_text("\n".join(["question,answer", *rows, "What is 3 + 1?,5"]) + "\n")
+    own = ("dataset=custom", f"dataset.path={path}", "dataset.answer_type=number", *TEACHER, "diversity=1", "curation=none")
+
+    def said(show, *overrides):
+        capsys.readouterr()
+        show(make_run(tmp_path, *own, *overrides))
+        printed = capsys.readouterr()
+        return ["different gold answers" in printed.err, "is a toy" in printed.err]
+
+    assert said(lambda run: preview(run, 1)) == [True, True]
+    assert said(lambda run: preview(run, 2)) == [False, False]
+    assert said(lambda run: execute(run, ""), "until=curate") == [False, False]
+    machine(False, 7e9)  # another free memory, which the warning names
+    assert said(lambda run: preview(run, 2)) == [False, False]
+    assert said(lambda run: preview(run, 2), "student=tiny_t5") == [False, True]
+    path.write_text("\n".join(["question,answer", *rows, "What is 4 + 1?,6"]) + "\n")
+    assert said(lambda run: preview(run, 2)) == [True, False]
 
 
 def test_a_sweep_says_it_once_where_it_is_launched(own_data, machine, tmp_path, monkeypatch, capsys):

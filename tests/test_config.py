@@ -194,7 +194,8 @@ def test_a_student_folder_without_weights_is_a_fault(tmp_path):
     [
         ("diversty=3", "Did you mean diversity?"),
         ("trainer.lrr=1", "Did you mean trainer.lr?"),
-        ("teacher.path=x", "teacher has: error_rate, name, temperature"),
+        ("teacher.path=x", "there is no teacher.path. teacher=hf and replay have it.\nteacher has: error_rate, name, temperature"),
+        ("method.feedback.form=critique", "there is no method.feedback. method=dpo_st, rft, star and tailored have it."),
         ("student=flan_t5_bas", "flan_t5_base"),
         ("students=gpt2", "Did you mean student?"),
         ("split_mode=template", "split-mode=template"),
@@ -212,6 +213,27 @@ def test_an_unknown_key_or_choice_lists_the_existing_ones(run_fcot, override, me
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("overrides", "faults"), [
+    (["teacher.headers.X=VAR"], ["teacher.headers: teacher=oracle has no such option; teacher=openai and openai_batch have it"]),
+    (["teacher.parameters={top_p: 0.9}"], ["teacher.parameters: teacher=oracle has no such option; teacher=function, openai and"]),
+    (["teacher=openai", "teacher.model=m", "teacher.base_url=http://h/v1", "teacher.headers.X=VAR"], []),
+    (["logger.options.x=1", "student.headers.X=VAR"], ["logger.options: logger=csv has no", "student.headers: student=tiny_gpt2 has no"]),
+    (["logger=tensorboard", "logger.options.x=1"], []),
+])  # fmt: skip
+def test_options_of_another_choice_are_faults_that_name_the_choices_which_have_them(overrides, faults, monkeypatch):
+    """Hydra adds keys of these open mappings itself, wherever the choice has no such mapping."""
+    monkeypatch.setenv("VAR", "value")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = composed(*prepare(overrides))
+    if not faults:
+        to_config(config)
+        return
+    with pytest.raises(ConfigFaults) as error:
+        to_config(config)
+    assert len(error.value.faults) == len(faults)
+    assert all(any(shown.startswith(fault) for shown in error.value.faults) for fault in faults)
 
 
 @pytest.mark.parametrize(

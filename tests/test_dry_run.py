@@ -333,6 +333,19 @@ def test_a_known_price_is_shown_with_its_source(tmp_path, capsys):
     assert "Batch API" not in printed, "the file has no batch price"
 
 
+def test_a_missing_key_or_header_is_named_before_the_purchase(tmp_path, monkeypatch):
+    """A dry run needs no key, and a run does: it is better known now."""
+    monkeypatch.setenv("PRESENT", "value")
+    monkeypatch.delenv("ABSENT", raising=False)
+    before = "before a request can be sent: teacher."
+    words = ("dry_run=true", "teacher.api_key_env=none", "teacher.headers={X-A: PRESENT}")
+    assert not any(note.startswith(before) for note in estimate(openai_run(tmp_path, DEAD, *words), {}).notes)
+    words = ("dry_run=true", "teacher.api_key_env=ABSENT", "teacher.headers={X-A: PRESENT, X-B: ABSENT}")
+    key, header = (note for note in estimate(openai_run(tmp_path, DEAD, *words), {}).notes if note.startswith(before))
+    assert "api_key_env=ABSENT: there is no such environment variable" in key
+    assert "headers: the value of X-B must be the name of an environment variable that is set" in header
+
+
 def test_a_budget_below_the_price_is_reported(tmp_path):
     result = estimate(openai_run(tmp_path, DEAD), {})
     half = estimate(openai_run(tmp_path, DEAD, f"teacher.budget_usd={result.usd[1] / 2}"), {})

@@ -107,6 +107,37 @@ def test_a_server_that_does_not_sample_is_reported(openai_run, messages, same):
     assert [("14 of 14" in text, "diversity=1" in text) for text, _ in printed] == [(True, True)] * same
 
 
+def test_a_purchase_without_replies_stops_and_names_the_thoughts(openai_run, messages):
+    """Before, repeated completions were blamed, and everything was bought at a kept rate of 0 %."""
+    with FakeServer({"no_reply": 1.0, "seed": 0}) as server:
+        run, printed = openai_run(server.base_url, "diversity=4", "teacher.max_choices_per_request=1"), messages()
+        with pytest.raises(FcotError) as error:
+            generate(run)
+        assert server.stats()["requests"] < 4 * len(run.split.train)
+        text = str(error.value)
+        assert text.startswith("stopped before the rest was bought: the first 20 completions all have a thought and no reply")
+        assert "teacher.parameters={chat_template_kwargs: {enable_thinking: false}}" in text
+        assert "repeat" not in text
+        with pytest.raises(FcotError, match=r"(?s)no completion survives curation.*no_reply 4.*have a thought and no reply"):
+            execute(openai_run(server.base_url, "diversity=1", "dataset.limit=4"), "")
+    assert not printed or "repeat" not in printed[0][0]
+
+
+def test_thoughts_with_an_answer_are_not_called_repeated_and_are_reused(openai_run, messages):
+    """The replies are equal and the thoughts differ: what is bought can be trained on with ``prompt.thinking=only``."""
+    run, printed = openai_run("http://127.0.0.1:9/v1", "diversity=3"), messages()
+    look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 3)
+    for index in run.split.train[:7]:
+        answer = f" {run.problems[index].answer}."
+        look([Completion(index, draw, "", answer, "stop", f"Thought {draw}.") for draw in range(3)])
+    ((text, _),) = printed
+    assert "21 of 21 completions have a thought and an answer, but no rationale: prompt.thinking=only trains on the thoughts" in text
+    assert "what is stored is not bought again" in text
+    assert "word for word" not in text
+    other = openai_run("http://127.0.0.1:9/v1", "diversity=3", "prompt.thinking=only")
+    assert other.plan.key(other.plan.step1(other.problems[0])) == run.plan.key(run.plan.step1(run.problems[0]))
+
+
 def test_the_evaluation_of_a_teacher_is_checked_too(make_run, messages, tmp_path):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
         printed = messages()
@@ -146,14 +177,14 @@ def test_completions_of_the_former_default_prompt_are_reported(openai_run, capsy
         assert "uses them" not in capsys.readouterr().err
 
 
-REMEDIES = Remedies("are cut", "are empty", "are unanswered", "are thoughts")
+REMEDIES = Remedies("are cut", "are empty", "are unanswered", "are thoughts", "have no reply")
 
 
 def outcomes(*marks):
     counts = Outcomes()
     for mark in marks:
-        reason = "thought_only" if mark == "thought" else None
-        prediction, rationale = None if "unanswered" in mark else "1", "" if mark in ("empty", "thought") else "x"
+        reason = {"thought": "thought_only", "thought unanswered": "thought_only", "thought unanswered again": "no_reply"}.get(mark)
+        prediction, rationale = None if "unanswered" in mark else "1", "" if mark.startswith(("empty", "thought")) else "x"
         row = CuratedCompletion(0, 0, prediction, True, True, reason, rationale, "1")
         counts.count(Completion(0, 0, "x", "1", "length" if mark.startswith("cut") else "stop"), row)
     return counts
@@ -168,5 +199,7 @@ def test_a_fault_is_reported_from_a_tenth_and_two_completions_on():
 def test_each_completion_counts_for_its_main_fault():
     counts = outcomes(*["cut unanswered"] * 3, *["unanswered"] * 4, *["thought"] * 5)
     assert (counts.cut, counts.unanswered, counts.empty) == (3, 7, 5)
+    assert counts.faults["no_reply"] == 0
+    assert outcomes("thought unanswered", "thought unanswered again").faults == {"no_reply": 2}
     sentences = ["3 of 12 completions are cut", "5 of 12 completions are thoughts", "4 of 12 completions are unanswered"]
     assert advice(counts, REMEDIES) == sentences

@@ -90,6 +90,21 @@ def test_a_price_entry_has_defaults(tmp_path):
     assert read_price(path, "c") == Price(1.0, 2.0, cached_input=0.0, batch=0.25)
 
 
+@pytest.mark.parametrize("text", [
+    "prices: {m: {input: 1, output: 2}}", "m: {input: 1, output: 2}\nothers: {n: {input: 1, output: 2}, k: {input: 1, output: 2}}",
+])  # fmt: skip
+def test_models_below_another_level_are_an_error_instead_of_unpriced(tmp_path, text):
+    path = tmp_path / "prices.yaml"
+    path.write_text(text)
+    outer, inner = ("prices", "m") if text.startswith("prices") else ("others", "n, k")
+    with pytest.raises(
+        FcotError, match=rf"^student\.prices={path}: '{outer}' .* \({inner}\) instead of a price\. Write the models at the top"
+    ):
+        read_price(path, "m", "student.prices")
+    path.write_text("m: {input: 1, output: 2}\nk: {fine_tuned: {training: 1, input: 1, output: 2}}")
+    assert read_price(path, "m") == Price(1.0, 2.0, 1.0)
+
+
 def test_a_service_tier_has_its_price_or_none(tmp_path):
     path = tmp_path / "prices.yaml"
     path.write_text("m: {input: 2, output: 8, tiers: {flex: 0.5, priority: 2}}")

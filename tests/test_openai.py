@@ -329,6 +329,13 @@ def test_an_empty_answer_at_its_token_limit_has_its_own_reason(content, reason, 
     assert reply.usage == Usage(3, 128)
 
 
+def test_a_thought_without_a_reply_has_its_own_reason():
+    """A server whose reasoning parser does not fit the model returns the whole text as a thought."""
+    for message, refused in (({"content": "", "reasoning_content": "So 8."}, "no_reply"), ({"content": "8.", "reasoning": "So 8."}, None)):
+        (choice,) = to_reply({"choices": [{"message": message, "finish_reason": "stop"}]}).choices
+        assert (choice.refused, choice.reasoning) == (refused, "So 8.")
+
+
 def test_cached_tokens_are_counted(tmp_path):
     with FakeServer(cached_tokens=True) as server:
         _, usage = generate(teacher(server), tmp_path)

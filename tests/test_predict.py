@@ -20,10 +20,11 @@ from fcot.base.errors import FcotError
 from fcot.base.files import write_jsonl
 from fcot.config.schema import register_schemas
 from fcot.evaluation.statistics import wilson_interval
-from fcot.predict import GOLD, GROUP, Options, main, parse, read_questions, scores
+from fcot.predict import GOLD, Options, as_in_its_run, main, parse, read_questions
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import StudentFormat
 from fcot.reporting.card import how_to_use, public
+from fcot.reporting.predicted import GROUP, scores
 from fcot.runs.origin import base_model_of
 from fcot.runs.pipeline import execute
 from fcot.student.config import PretrainedStudentConfig
@@ -210,7 +211,9 @@ def test_the_base_model_is_named_as_its_hub_id_or_its_folder(tmp_path):
     ("arguments", "message"),
     [
         (["how many?"], "name the student first: fcot predict"),
-        (["student=nowhere", "how many?"], r"nowhere: not a student that fcot trained, its fcot\.json is missing"),
+        (["student=nowhere", "how many?"], r"nowhere: no such folder; name that of a run or of a student"),
+        (["nobody/nothing", "how many?"], r"nobody/nothing: no such folder; name that of a run or of a student"),
+        (["student=/", "how many?"], r"/: not a student that fcot trained, its fcot\.json is missing"),
         (["student=x"], "no question"),
         (["student=x", "samples=3", "q"], "samples: no such option; choose from student, file"),
         (["student=x", "dataset.question_column=q", "q"], "dataset.question_column: no such option; here it is question_column=..."),
@@ -268,7 +271,8 @@ def test_lines_of_a_text_are_questions_whatever_their_column_is_called(student, 
     ('{"question": "a"}\n\n[1]', "questions, line 3: expected a JSON object with a cell per column"),
     (b"one?\nK\xf6ln?", "questions, line 2: not UTF-8 text. Save the file as UTF-8"),
     ('{"question": "a", "answer": "x"}\n{"question": " "}\n{"question": "b", "answer": "1-2"}',
-     r"(?s)line 1: the gold answer 'x' is not a number\n.*line 2: empty question\n.*line 3: .*'1-2'.*\nCorrect these rows, or add answer_"),
+     r"(?s)line 1: the gold answer 'x' is not a number\n.*line 2: empty question\n.*line 3: .*'1-2'.*\nCorrect these rows, leave "
+     r"them out with on_invalid=skip, or add answer_"),
 ])  # fmt: skip
 def test_faulty_rows_are_reported_together_before_the_student_answers(content, message, student, tmp_path):
     path = tmp_path / "questions"
@@ -322,6 +326,57 @@ def test_every_data_format_gives_the_questions_and_the_gold_answers_apart(name, 
     assert [row["id"] for row in rows] == ["WH-1", "WH-2", "WH-3"]
 
 
+@pytest.fixture
+def of_a_run(student, tmp_path):
+    """``of_a_run(**options) -> folder``: the student in the folder of a run on own data with these options."""
+
+    def place(**options):
+        shutil.copytree(student, tmp_path / "run/student")
+        dataset = {"question_column": "question", "answer_column": "answer", "group_column": None, "decimal": "auto", "on_invalid": "error"}
+        (tmp_path / "run/config.yaml").write_text(yaml.safe_dump({"dataset": dataset | options}))
+        return str(tmp_path / "run/student")
+
+    return place
+
+
+def test_columns_and_faulty_rows_are_treated_as_in_the_students_run(of_a_run, tmp_path, capsys):
+    rows = [*ROWS[:2], {"id": "WH-4", "Frage": "", "Antwort": "1,5", "shop": "South"}, {**ROWS[2], "Antwort": "2,5"}]
+    write_jsonl(tmp_path / "q.jsonl", rows)
+    folder = of_a_run(**COLUMNS, decimal="comma", on_invalid="skip")
+    options = as_in_its_run(Options(folder, str(tmp_path / "q.jsonl")))
+    questions = read_questions(options)
+    assert [(row["id"], row[GOLD], row[GROUP]) for row in questions] == [
+        ("WH-1", "8", "North"), ("WH-2", "3", "South"), ("WH-3", "2.5", "South"),
+    ]  # fmt: skip
+    said = capsys.readouterr().err
+    taken = "question_column=Frage answer_column=Antwort group_column=shop decimal=comma on_invalid=skip"
+    assert f"as in the student's run: {taken}\n" in said
+    assert f"1 of 4 rows is left out (on_invalid=skip): {tmp_path / 'q.jsonl'}, line 3: empty question" in said
+
+
+def test_options_and_the_files_own_columns_come_before_those_of_the_students_run(of_a_run, tmp_path, capsys):
+    folder, path = of_a_run(**COLUMNS, on_invalid="skip"), str(tmp_path / "q.jsonl")
+    write_jsonl(tmp_path / "q.jsonl", [{"question": "How many?", "answer": "1", "Antwort": "2", "Frage": "  "}])
+    assert read_questions(as_in_its_run(Options(folder, path, question_column="question")))[0][GOLD] == "2"
+    with pytest.raises(FcotError, match="line 1: empty question"):
+        read_questions(as_in_its_run(Options(folder, path, on_invalid="error")))
+    write_jsonl(tmp_path / "q.jsonl", [{"question": "How many?", "answer": "1"}])
+    capsys.readouterr()
+    assert read_questions(as_in_its_run(Options(folder, path)))[0][GOLD] == "1"
+    assert capsys.readouterr().err == "as in the student's run: on_invalid=skip\n"
+    (tmp_path / "lines.txt").write_text("How many?\n")
+    assert [row["question"] for row in read_questions(as_in_its_run(Options(folder, str(tmp_path / "lines.txt"))))] == ["How many?"]
+
+
+def test_faulty_rows_can_be_left_out(student, tmp_path):
+    write_jsonl(tmp_path / "q.jsonl", [{"question": "How many?", "answer": "1"}, {"question": "How many?", "answer": "1-2"}])
+    (row,) = read_questions(Options(str(student), str(tmp_path / "q.jsonl"), on_invalid="skip"))
+    assert row[GOLD] == "1"
+    write_jsonl(tmp_path / "q.jsonl", [{"question": "", "answer": "1"}])
+    with pytest.raises(FcotError, match="empty question"):
+        read_questions(Options(str(student), str(tmp_path / "q.jsonl"), on_invalid="skip"))
+
+
 def test_the_gold_answer_changes_no_answer_of_the_student(run, tmp_path):
     """The same questions with right, wrong and no gold answers get the same completions."""
     questions = [row["question"] for row in predictions(run)[:3]]
@@ -370,6 +425,7 @@ def test_scores_have_a_row_for_each_group_and_count_what_is_not_scored():
         (["STUDENT", "gone.csv"], r"^gone\.csv: no such file"),
         (["STUDENT", "FILE", "OTHER"], r"name one file"),
         (["STUDENT", "FILE", "decimal=dot"], r"decimal=dot: choose from auto, point, comma"),
+        (["STUDENT", "FILE", "on_invalid=drop"], r"on_invalid=drop: choose from error, skip"),
         (["STUDENT", "FILE", "group_column=city"], r"no column 'question' or 'city'; it has Antwort, Frage, id, shop"),
         (["STUDENT", "FILE", "question_column=Frage", "answer_column=Gold"], r"no column 'Gold'.*answer_column=\.\.\."),
     ],

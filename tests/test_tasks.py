@@ -342,6 +342,7 @@ def test_a_split_file_defines_the_split_and_its_hash_is_checked(own_data, tmp_pa
         ({"train": [0, [1]], "test": [2]}, r"sample indices are integers, not \[1\]"),
         ({"train": [0]}, "a split file is"),
         ({"train": [0], "test": [1], "validation": 3}, "a split file is"),
+        ({"train": [0], "test": [1], "valid": [2]}, "'valid' is no part of a split; the parts are train, validation and test"),
         ([0, 1], "expected"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 Record = TypeVar("Record")
 _LEFT_OUT = ("id", "first_wrong_step", "score")  # fields that a row lacks where they are None
 REFUSED = "refused:"  # prefix of the finish reason of a completion that the teacher never gave
+NO_REPLY = "no_reply"  # why a reply is unusable: the server returned the model's thought only
 
 
 @dataclass(frozen=True)

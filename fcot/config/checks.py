@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fcot.base.errors import ConfigFaults
 from fcot.base.fields import Bounds, bound_faults, bounds_of
 from fcot.config.sampling import redraw_faults
-from fcot.config.schema import Config
+from fcot.config.schema import Config, of_other_choices
 from fcot.methods.table import METHODS, method_of
 from fcot.tasks.table import TASKS
 
@@ -28,6 +28,8 @@ def to_config(composed: DictConfig) -> Config:
     Raises:
         ConfigFaults: The configuration has faults; the message lists all of them.
     """
+    if faults := list(_unknown_options(composed)):
+        raise ConfigFaults(faults)
     missing = [key for key in sorted(OmegaConf.missing_keys(composed)) if not key.startswith("hydra")]
     if faults := [f"{key} is not set: {_allowed(composed, key) or f'{key}=...'}" for key in missing]:
         raise ConfigFaults(faults + _other_faults(composed, missing))
@@ -35,6 +37,22 @@ def to_config(composed: DictConfig) -> Config:
     if faults := list(faults_of(config)):
         raise ConfigFaults(faults)
     return config
+
+
+def _unknown_options(composed: DictConfig) -> Iterator[str]:
+    """A message for each option that the group's choice does not have.
+
+    Hydra rejects such options itself, except those of open mappings such as ``teacher.headers``, which are always added.
+    """
+    for name, options in ((str(key), value) for key, value in composed.items()):
+        schema = OmegaConf.get_type(options) if isinstance(options, DictConfig) else None
+        if schema is None or not is_dataclass(schema):
+            continue
+        known, group = {option.name for option in fields(schema)}, name.replace("_", "-")
+        for option in map(str, options):
+            if option not in known:
+                others = of_other_choices(group, option)
+                yield f"{name}.{option}: {group}={options.name} has no such option" + (f"; {others}" if others else "")
 
 
 def _allowed(composed: DictConfig, key: str) -> str | None:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fcot.base.errors import FcotError
 from fcot.base.locations import OUTPUT_DIR, STORE
 from fcot.base.resources import CONF
+from fcot.config.schema import of_other_choices
 from fcot.config.values import written
 
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
@@ -131,6 +132,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         close = difflib.get_close_matches(str(key), existing, n=1)
         hint = f" Did you mean {prefix}{close[0]}?" if close else ""
         group = prefix.rstrip(".").replace("_", "-")
+        if others := of_other_choices(group, str(key)):
+            hint = f" {others}."
         if full_key == "dataset.path":
             hint = " For a file of your own: dataset=custom dataset.path=FILE; for one of paper A's tasks: dataset=svamp dataset.path=FILE."
         # Hydra first composes a sweep without its axes.

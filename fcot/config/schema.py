@@ -7,7 +7,9 @@ These modules import nothing heavy, because ``--help`` and ``--cfg job`` load th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -64,6 +66,39 @@ _PACKAGES = (
     student_options, objectives_options, reporting_options,
 )  # fmt: skip
 SCHEMAS: dict[tuple[str, str], type] = {key: schema for package in _PACKAGES for key, schema in package.SCHEMAS.items()}
+
+
+@cache
+def choices_with(group: str, option: str) -> list[str]:
+    """The choices of a group whose schema has an option.
+
+    Args:
+        group: The group, as in ``split-mode=hash``.
+        option: The option's name, without the group.
+    """
+    choices = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).glob("**/*.yaml"))
+    schemas = {choice: _schema_of(group, choice) for choice in choices}
+    return [choice for choice, schema in schemas.items() if schema is not None and option in {field.name for field in fields(schema)}]
+
+
+def _schema_of(group: str, choice: str) -> type | None:
+    """The schema of a choice: the one that its defaults list names, or that of the choice on which it builds."""
+    settings = OmegaConf.load(CONF / group / f"{choice}.yaml")
+    for entry in settings.defaults if "defaults" in settings else ():
+        if isinstance(entry, Mapping) and (schema := entry.get(f"/schema/{group}")) is not None:
+            return SCHEMAS.get((group, schema))
+        if isinstance(entry, str) and (CONF / group / f"{entry}.yaml").is_file():
+            return _schema_of(group, entry)
+    return None
+
+
+def of_other_choices(group: str, option: str) -> str:
+    """A sentence that names the choices of a group that have an option; empty if none has it."""
+    choices = choices_with(group, option)
+    if not choices:
+        return ""
+    names = f"{', '.join(choices[:-1])} and {choices[-1]} have" if len(choices) > 1 else f"{choices[0]} has"
+    return f"{group}={names} it"
 
 
 def register_schemas() -> None:

@@ -26,6 +26,7 @@ from fcot.base.plugins import load_function
 from fcot.base.records import REFUSED, Completion, CuratedCompletion, Problem
 from fcot.curation.equations import calculations, wrong_equations
 from fcot.curation.golden import Golden
+from fcot.curation.outcomes import THOUGHT_ONLY
 from fcot.prompts.answers import AnswerRule, votes
 from fcot.prompts.numbers import Reading
 from fcot.prompts.thinking import only_an_answer
@@ -268,7 +269,7 @@ def _why_empty(completion: Completion, thinking: str) -> str:
     if never_given:
         return reason
     if completion.thought:
-        return "truncated" if completion.finish_reason == "length" else "thought_only"
+        return "truncated" if completion.finish_reason == "length" else THOUGHT_ONLY
     return "no_thought" if thinking == "only" and completion.rationale.strip() else "empty"
 
 

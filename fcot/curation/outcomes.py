@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from fcot.base.records import Completion, CuratedCompletion
+from fcot.base.records import NO_REPLY, Completion, CuratedCompletion
 
+THOUGHT_ONLY = "thought_only"  # the reason of a completion with a thought and no rationale
 _UNUSUAL = 0.1  # a fault is reported if at least this share of the completions has it
 
 
@@ -20,7 +21,8 @@ class Outcomes:
         cut: Completions that the token limit ended (finish reason ``length``).
         unanswered: Completions without a readable answer of the task's type.
         correct: Completions with the gold answer.
-        faults: Number of completions by main fault: the first of ``cut``, ``thought_only``, ``empty``, ``unanswered`` that applies.
+        faults: Number of completions by main fault: the first of ``cut``, ``no_reply``, ``thought_only``, ``empty``, ``unanswered`` that
+            applies. Without a reply, there is nothing but a thought.
     """
 
     total: int = 0
@@ -38,7 +40,10 @@ class Outcomes:
         self.empty += empty
         self.unanswered += unanswered
         self.correct += row.correct
-        present = {"cut": cut, "thought_only": row.reason == "thought_only", "empty": empty, "unanswered": unanswered}
+        only_thought = row.reason in (NO_REPLY, THOUGHT_ONLY)
+        present = {
+            "cut": cut, "no_reply": only_thought and unanswered, "thought_only": only_thought, "empty": empty, "unanswered": unanswered,
+        }  # fmt: skip
         self.faults.update([fault for fault, is_present in present.items() if is_present][:1])
 
     def __str__(self) -> str:
@@ -57,17 +62,28 @@ class Remedies:
         empty: Names a prompt that elicits reasoning.
         unanswered: Names a prompt that elicits a closing sentence.
         thought_only: Names an option that trains on the thoughts of a reasoning model.
+        no_reply: Says what to change where a reasoning model returns thoughts only.
     """
 
     cut: str
     empty: str
     unanswered: str
-    thought_only: str = "have a thought and an answer, but no rationale: prompt.thinking=only trains on the thoughts"
+    thought_only: str = (
+        "have a thought and an answer, but no rationale: prompt.thinking=only trains on the thoughts; what is stored is not bought again"
+    )
+    no_reply: str = (
+        "have a thought and no reply, and no answer is read from a thought. If the server's reasoning parser does not fit the model, start "
+        "the server without it: fcot separates thoughts itself. "
+        '"teacher.parameters={chat_template_kwargs: {enable_thinking: false}}" turns thinking off where the chat template can'
+    )
 
 
 def advice(outcomes: Outcomes, remedies: Remedies) -> list[str]:
     """One sentence for each fault that at least two completions, and at least a tenth of them, have."""
-    texts = {"cut": remedies.cut, "thought_only": remedies.thought_only, "empty": remedies.empty, "unanswered": remedies.unanswered}
+    texts = {
+        "cut": remedies.cut, "no_reply": remedies.no_reply, "thought_only": remedies.thought_only, "empty": remedies.empty,
+        "unanswered": remedies.unanswered,
+    }  # fmt: skip
     n_reported = max(2, _UNUSUAL * outcomes.total)
     counts = {fault: outcomes.faults[fault] for fault in texts}
     return [f"{n:,} of {outcomes.total:,} completions {texts[fault]}" for fault, n in counts.items() if n >= n_reported]

@@ -51,7 +51,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         weights_unknown=run.trains and not run.config.student.remote and not student_bytes,
         setting=run.setting, trains=run.trains and run.config.until == "evaluate", n_test=len(run.split.test),
     )  # fmt: skip
-    result.notes += [*data_notes(run), *filter(None, [toy_note(run)])]
+    result.notes += [*_credential_notes(run), *data_notes(run), *filter(None, [toy_note(run)])]
     if run.config.student.pretrained and run.trains:
         from fcot.estimate.memory import memory_note
 
@@ -112,6 +112,17 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     _add_judge(result, run, measured, planned)
     _add_student(result, run, measured.rationale)
     return result
+
+
+def _credential_notes(run: Run) -> Iterator[str]:
+    """Notes about missing keys and header values of the servers to which the run would send requests."""
+    student = run.config.student
+    servers = [
+        *([run.config.teacher] if run.teacher is not None else []),
+        *([student] if run.config.until in ("train", "evaluate") else []),
+    ]
+    for server in servers:
+        yield from (f"before a request can be sent: {fault}" for fault in getattr(server, "credential_faults", tuple)())
 
 
 def _store_notes(

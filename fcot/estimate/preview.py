@@ -7,7 +7,6 @@ from dataclasses import replace
 from rich.console import Console
 from rich.text import Text
 
-from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.records import Completion, Problem
 from fcot.curation.filters import curate
@@ -19,7 +18,8 @@ from fcot.llm.generate import generate_completions
 from fcot.llm.money import paid
 from fcot.llm.plan import Plan, answers, missing, rows_of
 from fcot.llm.store.folder import StoreFolder
-from fcot.runs.run import Run, data_notes
+from fcot.runs.notes import say_notes
+from fcot.runs.run import Run
 from fcot.stages.first_look import remedies_of
 
 
@@ -29,8 +29,7 @@ def preview(run: Run, n: int) -> None:
     problems = run.select(run.split.train[:n])
     if not run.uses_rationales:
         raise FcotError(f"preview={n}: method={run.config.method.name} uses no teacher, so there are no completions to show")
-    for note in data_notes(run):
-        say(note)
+    say_notes(run, None if run.replayed is not None else toy_note(run))
     outcomes = Outcomes()
     if run.replayed is not None:
         first_completions = {completion.sample_index: completion for completion in reversed(run.replayed)}
@@ -38,8 +37,6 @@ def preview(run: Run, n: int) -> None:
             _show(console, run, problem, first_completions[problem.sample_index], [], "", outcomes)
         _summarise(console, run, outcomes)
         return
-    if toy := toy_note(run):
-        console.print(Text(toy, "yellow"), soft_wrap=True)
     assert run.teacher is not None
     teacher = getattr(run.teacher, "online", run.teacher)  # a preview through the Batch API would take hours
     plan, folder = replace(run.plan, diversity=1, teacher=teacher), run.store.refresh()

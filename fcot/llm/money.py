@@ -75,6 +75,12 @@ def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str
             raise ValueError("the file is no mapping of model names to entries")
         if unpriced := [name for name, price in prices.items() if not isinstance(price, dict)]:
             raise ValueError(f"the entry of {unpriced[0]!r} is no mapping")
+        if outer := [name for name, price in prices.items() if price and all(map(_is_nested, price.items()))]:
+            inner = ", ".join(map(str, list(prices[outer[0]])[:3]))
+            raise FcotError(
+                f"{option}={path}: {outer[0]!r} is read as a model's name, and holds mappings ({inner}) instead of a price. Write the "
+                "models at the top level of the file, each with its price: MODEL: {input: 0.4, output: 1.6}"
+            )
         entry = prices.get(model.split(":")[1] if model.startswith("ft:") else model)
         if entry is None:
             return None
@@ -90,6 +96,12 @@ def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str
             f"{option}={path}: {model}: an entry is {{input: USD, output: USD, cached_input: USD, batch: share, fine_tuned: {{training: "
             f"USD, input: USD...}}}} per million tokens, and tiers: {{NAME: share}} ({type(error).__name__}: {error})"
         ) from error
+
+
+def _is_nested(field: tuple[Any, Any]) -> bool:
+    """Whether a field of an entry, as name and value, is no field of a price but a mapping, such as a model one level too deep."""
+    name, value = field
+    return isinstance(value, dict) and name not in ("tiers", "fine_tuned")
 
 
 def _to_price(entry: Mapping[str, Any], required: Set[str] = frozenset()) -> Price:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fcot.base.records import NO_REPLY
 from fcot.llm.failures import Malformed, error_inside
 from fcot.llm.logprobs import LogprobReader
 from fcot.llm.requests import Choice, Reply, Request, Usage
@@ -78,10 +79,10 @@ def _to_choice(choice: Any) -> Choice:
 
 
 def _judged(text: str, reason: str | None, reasoning: str | None) -> Choice:
-    """A choice, marked as unusable if it is empty or filtered."""
+    """A choice, marked as unusable if it is filtered, or if it has no text outside its thoughts."""
     if reason == "content_filter":
         return Choice(text, reason, "content_filter", reasoning)
-    refused = None if text.strip() else "empty_at_limit" if reason == "length" else "empty"
+    refused = None if text.strip() else "empty_at_limit" if reason == "length" else NO_REPLY if reasoning else "empty"
     return Choice(text, reason, refused, reasoning)
 
 

@@ -165,6 +165,15 @@ def _runs_of(student: Path) -> list[RunDirectory]:
     return [RunDirectory(parent) for parent in student.resolve().parents[:2]]
 
 
+def options_of_data(student: Path) -> dict[str, Any]:
+    """The options of the user's own data in the run that trained a student; empty for other data, and if the run is not known."""
+    for run in _runs_of(student):
+        with contextlib.suppress(OSError, AttributeError, YAMLError, OmegaConfBaseException):
+            options = dict(OmegaConf.load(run.config).dataset)
+            return options if "question_column" in options else {}
+    return {}
+
+
 def student_name(folder: Path) -> str:
     """The name of a model in a folder: ``student.name`` of the run that trained it, its hub id, or the folder's name."""
     folder = folder.resolve()

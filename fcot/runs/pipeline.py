@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fcot.base.console import say, say_once
+from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic, write_json
 from fcot.base.ranks import Team, World, check_devices, started_outside
@@ -20,9 +20,10 @@ from fcot.config.schema import Config
 from fcot.estimate.toy import toy_note
 from fcot.prompts.student import Architecture, FormatKind
 from fcot.runs.metrics import metrics_of
+from fcot.runs.notes import say_notes
 from fcot.runs.nothing_right import advice_without_right_answers
 from fcot.runs.origin import TRAINED_QUESTIONS, question_hashes
-from fcot.runs.run import Run, data_notes, resolve
+from fcot.runs.run import Run, resolve
 from fcot.runs.splitting import calculations_of_test, templates_of_test
 from fcot.stages.table import CURATE, REVISIONS, Step, directory_of, function
 from fcot.stages.tracking import Tracker, tracked
@@ -78,8 +79,7 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
                     tracker.log_results(metrics)
             return metrics
         directory.remove_partial()
-        for note in data_notes(run):
-            say_once(note)
+        say_notes(run, None if run.directory.stage("train").exists() else toy_note(run))
         architecture = _check_student(run)
         _write_inputs(run, config_text)
         with tracked(run, config_text, sweep) as tracker:
@@ -133,8 +133,6 @@ def _check_student(run: Run) -> Architecture | None:
         return None
     if trainer.devices > 1:
         check_devices(trainer.devices)
-    if not run.directory.stage("train").exists() and (toy := toy_note(run)) is not None:
-        say(toy)
     if student.pretrained:
         from fcot.stages.training import lora_of
         from fcot.student.loading import check_student, load_student

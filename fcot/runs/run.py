@@ -326,27 +326,33 @@ def problems_of(config: Config, task: Task) -> list[Problem]:
 
 
 def data_notes(run: Run) -> list[str]:
-    """Sentences that a run says before anything is paid: what may be wrong with own data, where its split comes from, and a warning.
+    """Sentences that belong before anything is paid: those of :func:`knowledge_warnings` and of :func:`own_data_notes`."""
+    return [*knowledge_warnings(run), *own_data_notes(run)]
 
-    The warning is about a student that is trained further and knows test problems already.
-    """
-    dataset, split, student = run.config.dataset, run.split, run.config.student
-    continues = run.trains and student.pretrained and student.path
-    known = trained_note(Path(student.path), run.task.name, run.problems, split) if continues else None
-    warnings = [] if known is None else [known]
+
+def knowledge_warnings(run: Run) -> list[str]:
+    """A warning about a student that is trained further and knows test problems already."""
+    student = run.config.student
+    if not (run.trains and student.pretrained and student.path):
+        return []
+    known = trained_note(Path(student.path), run.task.name, run.problems, run.split)
+    return [] if known is None else [known]
+
+
+def own_data_notes(run: Run) -> list[str]:
+    """Sentences on what may be wrong with own data, and on where its split comes from."""
+    dataset, split = run.config.dataset, run.split
     if not dataset.own:
-        return warnings
+        return []
     data = data_of(run.config, run.task)
     notes = [
-        *skipped_note(data),
-        *problem_notes(data, run.task),
-        *spelling_notes(data, _compared_by(run)),
+        *skipped_note(data), *problem_notes(data, run.task), *spelling_notes(data, _compared_by(run)),
         *validation_notes(run.config, split),
-    ]
+    ]  # fmt: skip
     if dataset.split_column is not None:
         sizes = f"{len(split.train):,} train, {len(split.validation):,} validation, {len(split.test):,} test"
         notes.append(f"the split is that of the column {dataset.split_column!r}: {sizes}")
-    return [*warnings, *(f"data: {note}" for note in notes)]
+    return [f"data: {note}" for note in notes]
 
 
 def _compared_by(run: Run) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fcot.base.console import say
+from fcot.base.errors import FcotError
 from fcot.base.records import Completion
 from fcot.curation.filters import Read, Rules, curate
 from fcot.curation.outcomes import Outcomes, Remedies, advice
@@ -50,9 +51,12 @@ class FirstLook:
         rows = list(curate(completions, self.run.problems, self.run.task.rule, self.read, self.rules))
         for completion, row in zip(completions, rows, strict=True):
             self.outcomes.count(completion, row)
-        self.repeats += len(completions) - len({(completion.rationale, completion.answer_text) for completion in completions})
+        texts = [(completion.thought, completion.rationale, completion.answer_text) for completion in completions]
+        given = [parts for parts in texts if any(parts)]
+        self.repeats += len(given) - len(set(given))
         self.problems += 1
         if self.problems >= first_problems(self.diversity):
+            self._stop_without_replies()
             self.report()
         return sum(row.kept for row in rows)
 
@@ -61,6 +65,16 @@ class FirstLook:
         if not self.reported and (sentences := [*advice(self.outcomes, self.remedies), *self._on_repeats()]):
             say("\n".join([f"warning: the first {self.outcomes}", *(f"  {sentence}" for sentence in sentences)]))
         self.reported = True
+
+    def _stop_without_replies(self) -> None:
+        """End the purchase if none of the first completions has a reply: the rest would be wasted.
+
+        Raises:
+            FcotError: No completion has a reply.
+        """
+        n = self.outcomes.total
+        if not self.reported and self.outcomes.faults["no_reply"] == n:
+            raise FcotError(f"stopped before the rest was bought: the first {n:,} completions all {self.remedies.no_reply}")
 
     def _on_repeats(self) -> list[str]:
         """A sentence of advice if most completions after a problem's first one repeat an earlier one."""

@@ -71,7 +71,7 @@ def curate(context: Context) -> Summary:
         write_jsonl(path, counts.undersample(path, undersample(counts.kept, limit)))
     kept, reasons = len(counts.kept), counts.reason_counts
     sentences = advice(counts.outcomes, remedies_of(run))
-    examples = "\n".join([*counts.examples.values(), *sentences])
+    examples = "\n".join([*sentences, *counts.examples.values()])
     if not kept:
         raise FcotError(f"no completion survives curation: {counts.total} rejected ({reasons}). Every verdict is in {path}\n{examples}")
     kept_rate, expected = kept / counts.total, expected_kept_rate(run.task.random_guess, run.task.teacher_accuracy)

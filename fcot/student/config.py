@@ -182,7 +182,11 @@ class ApiStudentConfig:
         if self.path is not None and config.method.name != "as_trained":
             yield f"student.path names a finished API-backed student, and method={config.method.name} needs none: use method=as_trained"
         if not config.dry_run and config.until in ("train", "evaluate"):
-            yield from server_key_faults("student", self)
+            yield from self.credential_faults()
+
+    def credential_faults(self) -> Iterator[str]:
+        """Messages about a missing key, and about headers without a value. A dry run shows them as notes, because it sends nothing."""
+        yield from server_key_faults("student", self)
 
     def price(self, model: str | None = None) -> Price | None:
         """The price of a model's tokens, None if unknown.

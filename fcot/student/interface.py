@@ -59,6 +59,8 @@ def read_interface(folder: Path) -> StudentInterface:
     try:
         return _parse(read_json(folder / FILE))
     except FileNotFoundError as error:
+        if not folder.exists():
+            raise FcotError(f"{folder}: no such folder; name that of a run or of a student, such as outputs/runs/<run>/student") from error
         hint = f"; use {folder / 'student'}" if (folder / "student" / FILE).exists() else f", its {FILE} is missing"
         raise FcotError(f"{folder}: not a student that fcot trained{hint}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -89,9 +91,11 @@ def download_interface(hub_id: str, revision: str | None = None) -> StudentInter
             file = hf_hub_download(hub_id, FILE, revision=revision)
         return _parse(read_json(Path(file)))
     except LocalEntryNotFoundError as error:
-        raise FcotError(f"student '{hub_id}': its {FILE} cannot be loaded from the hub; is this machine offline?") from error
+        raise FcotError(
+            f"student '{hub_id}': no such folder, and its {FILE} cannot be loaded from the hub; is this machine offline?"
+        ) from error
     except (HfHubHTTPError, HFValidationError) as error:
-        raise FcotError(f"student '{hub_id}': no student of fcot on the hub; its {FILE} is missing") from error
+        raise FcotError(f"student '{hub_id}': no such folder, and no student of fcot on the hub: its {FILE} is missing there") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FcotError(f"student '{hub_id}': its {FILE} is damaged ({error})") from error
 

@@ -122,11 +122,16 @@ def _run_and_report(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int,
 
 
 def _check(launcher: Mapping[str, Any]) -> None:
-    """Check that the warning signal does not come before the job has time to work: it would be requeued forever.
+    """Check the launcher's options.
 
     Raises:
-        FcotError: ``signal_delay_s`` is not shorter than the time limit.
+        FcotError: ``signal_delay_s`` is not shorter than the time limit, so that jobs would be requeued forever; or there are options for
+            sbatch, and the launcher submits nothing.
     """
+    if launcher["kind"] != "slurm" and launcher.get("additional_parameters"):
+        raise FcotError(
+            f"hydra.launcher.additional_parameters: hydra/launcher={launcher['kind']} has no such option; slurm and slurm_ddp have it"
+        )
     delay, minutes = launcher.get("signal_delay_s"), launcher.get("timeout_min")
     if delay and minutes and delay >= 60 * minutes:
         raise FcotError(

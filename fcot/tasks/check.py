@@ -142,12 +142,12 @@ def fault_message(data: Data, task: Task, own: bool) -> str:
     return "\n".join([*doubts, listed(data.faults, _SHOWN_DOUBTED) if doubts else listed(data.faults), *advice])
 
 
-def skipped_note(data: Data) -> list[str]:
-    """A note on the rows that ``dataset.on_invalid=skip`` leaves out."""
+def skipped_note(data: Data, option: str = "dataset.on_invalid") -> list[str]:
+    """A note on the rows that ``dataset.on_invalid=skip``, or another command's ``option``, leaves out."""
     if not data.n_faulty:
         return []
     verb = "is" if data.n_faulty == 1 else "are"
-    return [f"{data.n_faulty:,} of {data.n_rows:,} rows {verb} left out (dataset.on_invalid=skip): {_first(data.faults)}"]
+    return [f"{data.n_faulty:,} of {data.n_rows:,} rows {verb} left out ({option}=skip): {_first(data.faults)}"]
 
 
 def problem_notes(data: Data, task: Task) -> list[str]:

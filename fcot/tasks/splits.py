@@ -20,6 +20,8 @@ from fcot.base.errors import FcotError
 from fcot.base.records import Problem
 from fcot.tasks.table import Task
 
+_LISTS_OF_SPLITS = ("train", "validation", "test", "trained_questions")  # the lists of a run's split.json, of which the last is not read
+
 
 @dataclass(frozen=True)
 class Split:
@@ -175,6 +177,8 @@ def read_split_file(path: Path, indices: Sequence[int]) -> tuple[list[int], list
     data = _read_object(path, "split_mode.path", '{"train": [...], "test": [...]}')
     if not all(isinstance(data.get(part, default), list) for part, default in (("train", None), ("test", None), ("validation", []))):
         raise FcotError(f'{path}: a split file is {{"train": [sample indices], "test": [sample indices]}}')
+    if unknown := [name for name, value in data.items() if isinstance(value, list) and name not in _LISTS_OF_SPLITS]:
+        raise FcotError(f"{path}: {unknown[0]!r} is no part of a split; the parts are train, validation and test")
     train, test = data["train"] + data.get("validation", []), data["test"]
     _check_integers(path, train + test)
     if repeated := len(train) + len(test) - len(set(train)) - len(set(test)):

@@ -266,12 +266,16 @@ class OpenAITeacherConfig:
     def conflicts(self, config: Config) -> Iterator[str]:
         """Messages about a missing key or price, and about greedy decoding."""
         if not config.dry_run:
-            yield from server_key_faults("teacher", self)
+            yield from self.credential_faults()
         if self.budget_usd is not None and self.model and self.price() is None:
             tier = self.parameters.get("service_tier")
             needed = self.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
             yield f"teacher.budget_usd needs a price, and {self.prices or PRICES} has none for {needed}: set teacher.prices=FILE"
         yield from greedy_conflicts(self, config)
+
+    def credential_faults(self) -> Iterator[str]:
+        """Messages about a missing key, and about headers without a value. A dry run shows them as notes, because it sends nothing."""
+        yield from server_key_faults("teacher", self)
 
     def price(self) -> Price | None:
         """The price of its tokens; None if it is unknown."""
