@@ -333,6 +333,22 @@ def test_a_known_price_is_shown_with_its_source(tmp_path, capsys):
     assert "Batch API" not in printed, "the file has no batch price"
 
 
+@pytest.mark.parametrize("options", [{}, {"ignore_n": True}, {"refuse": "n"}], ids=["supports n", "ignores n", "rejects n"])
+def test_prompts_are_shared_only_at_a_server_that_has_returned_several_choices(tmp_path, options):
+    """Nothing is known of a server before the first purchase; what is stored shows whether it returns several choices."""
+    with FakeServer(**options) as server:
+        run = openai_run(tmp_path, server.base_url, "diversity=4", "prompt=reasoning_chat")
+        assert estimate(run, {}).requests == N
+        complete(run, 3)
+        n_bought = server.stats()["good_requests"]
+        result = estimate(run, {})
+        assert n_bought == (12 if options else 3)
+        assert result.requests == (28 if options else 7)
+        assert (result.shared_tokens[1] == 0) == bool(options)
+        complete(run)
+        assert server.stats()["good_requests"] - n_bought == result.requests
+
+
 def test_a_missing_key_or_header_is_named_before_the_purchase(tmp_path, monkeypatch):
     """A dry run needs no key, and a run does: it is better known now."""
     monkeypatch.setenv("PRESENT", "value")

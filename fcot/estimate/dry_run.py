@@ -62,6 +62,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         return result
     plan, folder = run.plan, run.store.refresh()
     measured = _Measured(folder, plan.prompt.two_steps, plan.prompt.rationale_tokens, plan.prompt.answer_tokens)
+    max_choices = min(plan.teacher.max_choices, measured.most_choices or plan.teacher.max_choices)
     rows = 0
     for problem in run.select(run.split.train):
         request = plan.step1(problem)
@@ -74,7 +75,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         with_rationale = set(slots)  # slots whose rationale needs an answer
         if gave_up(plan, shard, key):
             empty, with_rationale = [], stored
-        n_requests = sum(1 for _ in consecutive(empty, plan.teacher.max_choices))
+        n_requests = sum(1 for _ in consecutive(empty, max_choices))
         prompt = measured.per_character * _characters(request.prompt)
         result.requested += plan.diversity
         result.stored += len(stored)
@@ -84,7 +85,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         result.shared_tokens += (len(empty) - n_requests) * prompt
         result.completion_tokens += len(empty) * measured.rationale
         if empty and plan.resample_identical:  # at most D further completions
-            result.prompt_tokens += np.array([0, 0, math.ceil(plan.diversity / plan.teacher.max_choices)]) * prompt
+            result.prompt_tokens += np.array([0, 0, math.ceil(plan.diversity / max_choices)]) * prompt
             result.completion_tokens += np.array([0, 0, plan.diversity]) * measured.rationale
         rows += len(empty)
         if plan.prompt.two_steps:
@@ -293,6 +294,8 @@ class _Measured:
         rationale: Tokens of a rationale.
         answer: Tokens of a step-2 answer.
         note: Sentence about the source of the lengths.
+        most_choices: The most choices of one prompt that the server has returned in one request, if it never returned as many as were
+            requested; None if it did, and if nothing is known.
     """
 
     def __init__(self, folder: StoreFolder, two_steps: bool, rationale_limit: int, answer_limit: int) -> None:
@@ -301,6 +304,8 @@ class _Measured:
         self.per_character = _interval(sample.per_character) if sample.per_character else _ASSUMED_TOKENS_PER_CHARACTER
         self.rationale = np.minimum(_interval(sample.rationales) if sample.rationales else _ASSUMED_RATIONALE_TOKENS, rationale_limit)
         self.answer = np.minimum(_interval(sample.answers) if sample.answers else _ASSUMED_ANSWER_TOKENS, answer_limit)
+        short = sample.choices and all(returned < requested for requested, returned in sample.choices)
+        self.most_choices = max(returned for _, returned in sample.choices) if short else None
         n = len(sample.rationales)
         self.note = (
             f"lengths: from {n:,} generations in the store" if n
@@ -316,6 +321,7 @@ class _StoredLengths:
     answers: list[float]  # tokens
     per_character: list[float]  # tokens per character of a prompt
     row_bytes: float  # mean; 0 without rows
+    choices: list[tuple[int, int]]  # of each request for several choices: how many were requested, and how many were returned
 
 
 @lru_cache(maxsize=64)
@@ -323,9 +329,12 @@ def _sample(files: tuple[tuple[Path, int], ...]) -> _StoredLengths:
     """Measure the newest rows of each file (path, size). The result is cached for all runs that share the folder."""
     lengths: dict[bool, list[float]] = {False: [], True: []}  # tokens of a generation, by whether it is a step-2 answer
     ratios: list[float] = []
+    choices: list[tuple[int, int]] = []
     size = n_rows = 0
 
     def measure(group: Sequence[dict[str, Any]]) -> None:
+        if group and (requested := group[0].get("n") or 1) > 1:
+            choices.append((requested, len(group)))
         tokens = group[0].get("completion_tokens") if group else None
         if tokens:
             lengths[group[0]["root"] is not None] += [tokens / len(group)] * len(group)
@@ -344,7 +353,7 @@ def _sample(files: tuple[tuple[Path, int], ...]) -> _StoredLengths:
             elif group and row["request"] == group[0]["request"]:
                 group.append(row)
         measure(group)
-    return _StoredLengths(lengths[False], lengths[True], ratios, size / n_rows if n_rows else 0.0)
+    return _StoredLengths(lengths[False], lengths[True], ratios, size / n_rows if n_rows else 0.0, choices)
 
 
 def _newest_rows(path: Path, size: int) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
