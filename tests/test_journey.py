@@ -15,6 +15,7 @@ from configurations import make_run
 from fcot.base.files import read_jsonl
 from fcot.check import check
 from fcot.estimate.dry_run import estimate
+from fcot.estimate.preview import preview
 from fcot.runs.pipeline import execute
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -54,6 +55,13 @@ def test_the_check_finds_what_is_wrong_with_the_file():
     assert report.notes[0].endswith("line 37 ('3,810.00 USD') and line 233 ('3,820')")
     assert report.answers == ["read '1,026' as 1026, '3,173 units' as 3173, '$ 838' as 838, '1,453.00 USD' as 1453, '$1,376' as 1376"]
     assert (report.usable, check(path).usable) == (True, False)
+
+
+def test_a_preview_names_the_ids_of_the_data(tmp_path, teacher, capsys):
+    run = run_on(EXAMPLES / "tickets.csv", tmp_path, *teacher)
+    preview(run, 1)
+    index = run.split.train[0]
+    assert f" sample {index}, id {run.problems[index].id} " in capsys.readouterr().out
 
 
 def test_a_messy_file_is_bought_and_curated_once_and_a_grown_one_buys_only_its_new_train_problems(tmp_path, teacher):

@@ -358,6 +358,7 @@ def test_a_server_that_returns_single_choices_gets_more_requests_and_causes_one_
         assert stats["faulty"]["refused_parameter"] == 1, "the first request is sent alone"
     else:
         assert stderr.count("the server returned 1 of 4 requested choices: fcot requests the rest again") == 1
+        assert stderr.count("requested choices") == 1, "also not with other numbers"
 
 
 def test_a_server_that_refuses_several_choices_gets_single_requests_even_without_retries():

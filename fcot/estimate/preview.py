@@ -102,7 +102,7 @@ def _show(console: Console, run: Run, problem: Problem, completion: Completion, 
     """Print a problem's prompts, completion, parsed answer, verdict and price, and count its outcome."""
     (row,) = curate([completion], run.problems, run.task.rule, run.prompt.read, run.rules)
     outcomes.count(completion, row)
-    console.rule(f"sample {problem.sample_index}")
+    console.rule(Text(f"sample {problem.sample_index}" + ("" if problem.id is None else f", id {problem.id}"), "rule.text"))
     for number, prompt in enumerate(prompts, 1):
         console.print(Text(f"prompt {number}:" if len(prompts) > 1 else "prompt:", "bold"))
         console.print(Text(prompt))

@@ -108,7 +108,8 @@ class OpenAIModel:
         if n > 1:
             self._several_work = True
             if n_returned < n:
-                self._say_once(f"the server returned {n_returned} of {n} requested choices: fcot requests the rest again")
+                message = f"the server returned {n_returned} of {n} requested choices: fcot requests the rest again"
+                self._say_once(message, "fewer choices")  # with whatever numbers
         elif n_requested > 1 and self.max_choices > 1:
             self.max_choices = 1
             self._say_once(ONE_BY_ONE)
@@ -171,9 +172,10 @@ class OpenAIModel:
             self._throttle.pushed_back(ticket, wait_s)
         return (wait_s or 0.0) + back_off_s(attempt)
 
-    def _say_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+    def _say_once(self, message: str, about: str | None = None) -> None:
+        """Say a message, unless this or another message with the same ``about`` was said."""
+        if (about or message) not in self._said:
+            self._said.add(about or message)
             say(message)
 
     def status(self) -> str:
