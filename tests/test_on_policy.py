@@ -165,7 +165,7 @@ def test_chunks_of_a_large_vocabulary_give_the_same_loss_and_gradients(name, kin
     monkeypatch.setattr("fcot.student.forward.CHUNKED_FROM", 1)
     monkeypatch.setattr(distribution, "CHUNK", 16 * 350)
     largest = 0
-    forward = distribution._Outputs.logits
+    forward = distribution.Outputs.logits
 
     def watched(self, chunk):
         nonlocal largest
@@ -173,7 +173,7 @@ def test_chunks_of_a_large_vocabulary_give_the_same_loss_and_gradients(name, kin
         largest = max(largest, len(logits))
         return logits
 
-    monkeypatch.setattr(distribution._Outputs, "logits", watched)
+    monkeypatch.setattr(distribution.Outputs, "logits", watched)
     chunked = computed()
     assert largest == 16 < len(part["targets"])
     assert chunked[0] == pytest.approx(whole[0], rel=1e-5)

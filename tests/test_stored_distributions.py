@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from scoring_server import entry, served, teacher_at
 from students import make_rows, make_student, tokenizer
 
 from fcot.llm.distributions import NO_TOKEN, Header, TopTokens, Vocabulary, decode, encode, from_server, read_header, top_tokens
@@ -129,11 +126,6 @@ def test_merging_takes_distributions_along_also_of_rows_that_are_in_both(tmp_pat
 # --- over a server ----------------------------------------------------------------------------------------------------
 
 
-def entry(token, logprob, alternatives=()):
-    text = tokenizer().decode([token])
-    return {"token": text, "bytes": list(text.encode()), "logprob": logprob, "top_logprobs": [entry(*other) for other in alternatives]}
-
-
 def test_texts_of_tokens_become_the_ids_of_the_tokenizer():
     vocabulary, text = Vocabulary(tokenizer()), "Ada has 31 coins, é and 2 + 7 = 9."
     ids = tokenizer()(text, add_special_tokens=False)["input_ids"]
@@ -170,59 +162,6 @@ def test_tokens_that_do_not_spell_the_text_or_have_no_id_are_not_used():
     assert from_server([*entries, {"token": "7"}], 4, Vocabulary(tokenizer()), "2 + 77") is not None  # an alternative without a number
 
 
-class Scripted(BaseHTTPRequestHandler):
-    """Answers every question with the same rationale, and scores prompts as vLLM does."""
-
-    text = "There are 2. Add 7: 2 + 7 = 9. The answer is 9."
-    distributions = True  # whether logprobs are in the answers
-    bodies: ClassVar[list[dict]] = []
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        type(self).bodies.append(body)
-        answer = self.score(body) if "prompt_logprobs" in body else self.complete(body)
-        data = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def complete(self, body):
-        ids = tokenizer()(self.text, add_special_tokens=False)["input_ids"]
-        content = [entry(token, -0.1, [(token, -0.1), ((token + 1) % 300, -3.0)][: body["top_logprobs"]]) for token in ids]
-        logprobs = {"content": content} if self.distributions and body.get("logprobs") else None
-        choice = {"message": {"content": self.text}, "finish_reason": "stop", "logprobs": logprobs}
-        usage = {"prompt_tokens": 20, "completion_tokens": len(ids) * body["n"]}
-        return {"choices": [choice] * body["n"], "usage": usage}
-
-    def score(self, body):
-        assert body["max_tokens"] == 1
-        prompt = "".join(message["content"] for message in body["messages"])
-        ids = tokenizer()(prompt, add_special_tokens=False)["input_ids"]
-        positions = [None, *({str(token): {"logprob": -0.2}, str((token + 1) % 300): {"logprob": -2.0}} for token in ids[1:])]
-        return {
-            "choices": [{"message": {"content": "x"}}],
-            "prompt_logprobs": positions,
-            "usage": {"prompt_tokens": len(ids), "completion_tokens": 1},
-        }
-
-    def log_message(self, *_):
-        pass
-
-
-@contextlib.contextmanager
-def served(**attributes):
-    """A server with its URL and the bodies of its requests."""
-    handler = type("Handler", (Scripted,), {"bodies": [], **attributes})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", handler.bodies
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 SMALL = (
     "dataset.n_problems=40", "diversity=2", "trainer.max_steps=4", "trainer.evaluate_every_steps=4", "trainer.warmup_steps=1",
     "student.layers=1", "student.width=32", "student.max_new_tokens=20",
@@ -230,9 +169,7 @@ SMALL = (
 
 
 def learned(url, folder):
-    tokenizer().save_pretrained(folder / "tokens")
-    teacher = ("teacher=openai", "teacher.model=m", f"teacher.base_url={url}", "teacher.api_key_env=none", "curation=none")
-    return (*SMALL, *teacher, "teacher.top_logprobs=2", f"teacher.tokenizer={folder / 'tokens'}", f"student.tokenizer={folder / 'tokens'}")
+    return (*SMALL, *teacher_at(url, folder))
 
 
 def only_run(folder):

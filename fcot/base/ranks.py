@@ -100,6 +100,15 @@ class World:
                 raise rank_error
         return result
 
+    def first(self, work: Callable[[], T]) -> T:
+        """Let the first rank do some work; every rank returns its result, or raises its ``FcotError``. The result must be picklable."""
+        values: list[Any] = [self.together(lambda: work() if self.rank == 0 else None)]
+        if self.size > 1:
+            import torch.distributed
+
+            torch.distributed.broadcast_object_list(values, 0)
+        return values[0]  # type: ignore[no-any-return]
+
 
 def warned_together(size: int) -> bool:
     """Whether any of ``size`` ranks has received a signal to stop. Every rank must call this at the same point."""

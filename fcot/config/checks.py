@@ -110,7 +110,9 @@ def _groups_read(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def _needs_teacher(config: Config) -> bool:
-    return config.method.name not in METHODS or method_of(config).uses_rationales or config.student.is_teacher
+    if config.method.name not in METHODS or getattr(config.objective, "needs_teacher", False):
+        return True
+    return method_of(config).uses_rationales or config.student.is_teacher
 
 
 def _method_faults(config: Config) -> Iterator[str]:

@@ -15,6 +15,7 @@ from fcot.base.files import read_jsonl
 from fcot.base.resources import PRICES
 from fcot.estimate.needs import Interval, RoundNeeds, RunEstimate, StudentNeeds, money
 from fcot.estimate.toy import toy_note
+from fcot.llm.logprobs import teacher_tokenizer
 from fcot.llm.money import Price
 from fcot.llm.plan import answers, consecutive, gave_up
 from fcot.llm.store.folder import StoreFolder
@@ -24,7 +25,7 @@ from fcot.prompts import judge
 from fcot.runs.run import Run, data_notes
 from fcot.runs.stored import elsewhere_notes
 from fcot.stages.first_look import former_notes
-from fcot.stages.table import FINE_TUNE, JUDGE, SCORE, TRAIN_ON_POLICY
+from fcot.stages.table import FINE_TUNE, JUDGE, PROBE, SCORE, TRAIN_ON_POLICY
 from fcot.student.config import ApiStudentConfig
 
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
@@ -56,6 +57,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         from fcot.estimate.memory import memory_note
 
         result.notes += filter(None, [memory_note(run)])
+    _add_scores(result, run)
     if not run.uses_rationales or run.teacher is None:
         if run.replayed is None or not run.is_teacher:
             _add_student(result, run, np.zeros(3))
@@ -201,6 +203,29 @@ def _add_judge(result: RunEstimate, run: Run, measured: _Measured, planned: dict
     tokens, price = (n * prompt, n * reply), run.plan.price
     usd = None if price is None else np.array([price.usd(p, c) for p, c in zip(*tokens, strict=True)])
     result.judge = RoundNeeds(1, n, *tokens, usd)
+
+
+def _add_scores(result: RunEstimate, run: Run) -> None:
+    """Add the needs of a server that scores what the student will write. The upper ends have samples of the greatest length."""
+    if PROBE not in run.stages:
+        return
+    from fcot.stages.scoring import student_scores
+
+    plan, method = student_scores(run), run.config.method
+    limit = method.max_new_tokens or run.config.student.max_new_tokens
+    measured = _Measured(run.store, False, limit, 0)
+    shares = [method.own_share, method.own_share if method.last_own_share is None else method.last_own_share]
+    n = 1 + method.steps * run.config.trainer.batch_size * np.array([np.mean(shares), np.mean(shares), max(shares)])
+    prompts = [run.prompt_for(problem.question) for problem in run.select(run.split.train)]
+    tokenizer = teacher_tokenizer(run.config.teacher.tokenizer_source)
+    texts = [prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt) for prompt in prompts]
+    question = _TURN_TOKENS * 2 + np.mean([len(ids) for ids in tokenizer(texts)["input_ids"]])
+    prompt = n * (question + np.array([*measured.rationale[:2], limit]))
+    usd = None if plan.price is None else np.array([plan.price.usd(p, c) for p, c in zip(prompt, n, strict=True)])
+    result.scores = RoundNeeds(1, n, prompt, n, usd)
+    result.notes.append(f"scores: each sample that the student writes is sent as a prompt; it has at most {limit} tokens")
+    if not run.uses_rationales:
+        result.notes += [measured.note, *_price_notes(run)]
 
 
 def _add_student(result: RunEstimate, run: Run, rationale: Interval) -> None:

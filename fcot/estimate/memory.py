@@ -51,7 +51,7 @@ def _needed(run: Run, student: PretrainedStudentConfig) -> tuple[Memory, str]:
         source, student.revision, lora=lora_of(student), rows=rows, prompt=prompt, completion=completion, precision=run.precision,
         gradient_checkpointing=trainer.gradient_checkpointing, ranks=ranks, sharded=trainer.strategy == "fsdp" and ranks > 1,
     )  # fmt: skip
-    if getattr(run.config.objective, "scores_any_text", False):
+    if getattr(run.config.objective, "is_local", False):
         objective = run.config.objective
         needed = replace(needed, teacher=teacher_memory(objective.teacher, rows * completion, objective.divergence))
     return needed, f"{rows} samples of {prompt} + {completion} tokens"

@@ -38,6 +38,7 @@ class RunEstimate:
         student: Needs of an API-backed student, or of the teacher as student; None for students on this machine.
         round: Needs of each later round; None without rounds.
         judge: Needs of the judge of rationales, counted as one round; None without a judge.
+        scores: Needs of a server that scores the student's own samples, counted as one round; None without one.
         steps: Optimizer steps if curation keeps every completion.
         disk_bytes: Disk space for completions and trained students.
         weights_unknown: Whether ``disk_bytes`` leaves out the trained student, because its size is not known yet.
@@ -63,6 +64,7 @@ class RunEstimate:
     student: StudentNeeds | None = None
     round: RoundNeeds | None = None
     judge: RoundNeeds | None = None
+    scores: RoundNeeds | None = None
     steps: int = 0
     disk_bytes: float = 0.0
     weights_unknown: bool = False
@@ -75,12 +77,12 @@ class RunEstimate:
     def buys(self) -> bool:
         """Whether the run sends requests, now or in a later round."""
         judged = self.judge is not None and self.judge.requests[2] > 0
-        return bool(self.bought or self.round or judged or (self.student and self.student.answers))
+        return bool(self.bought or self.round or judged or self.scores or (self.student and self.student.answers))
 
 
 @dataclass
 class RoundNeeds:
-    """What each later round of tailored learning, or the judge, may need, as (low, middle, high); ``rounds`` is their number."""
+    """What each later round of tailored learning, the judge or the scores may need, as (low, middle, high); ``rounds`` is their number."""
 
     rounds: int
     requests: Interval
@@ -147,7 +149,8 @@ def show(estimates: Sequence[RunEstimate]) -> None:
         if total.shared_tokens[1]
         else None,
         **_round_facts(estimates),
-        **_judge_facts(estimates),
+        **_needs_facts([estimate.judge for estimate in estimates if estimate.judge is not None], "judge", "judge"),
+        **_needs_facts([estimate.scores for estimate in estimates if estimate.scores is not None], "scores", "scores"),
         **_student_facts(total.student),
         "optimizer steps, if all are kept": f"{total.steps:,}" if total.steps or total.student is None else None,
         **detectable_facts,
@@ -188,11 +191,6 @@ def _round_facts(estimates: Sequence[RunEstimate]) -> dict[str, str]:
     rounds = [estimate.round for estimate in estimates if estimate.round is not None]
     n = sum(needs.rounds for needs in rounds)
     return _needs_facts(rounds, f"later rounds ({n})", "later rounds")
-
-
-def _judge_facts(estimates: Sequence[RunEstimate]) -> dict[str, str]:
-    """What the judges of all runs may need together."""
-    return _needs_facts([estimate.judge for estimate in estimates if estimate.judge is not None], "judge", "judge")
 
 
 def _needs_facts(listed: Sequence[RoundNeeds], first_title: str, title: str) -> dict[str, str]:
@@ -274,11 +272,15 @@ def sum_of(estimates: Sequence[RunEstimate]) -> RunEstimate:
         total.student = StudentNeeds(requests=sum(needs.requests for needs in students), answers=sum(needs.answers for needs in students))
         for name in ("trained_tokens", "prompt_tokens", "completion_tokens", "usd_training", "usd_answers"):
             setattr(total.student, name, _sum([getattr(needs, name) for needs in students]))
-    if judges := [estimate.judge for estimate in estimates if estimate.judge is not None]:
-        total.judge = RoundNeeds(1, np.zeros(3), np.zeros(3), np.zeros(3), None)
-        for name in ("requests", "prompt_tokens", "completion_tokens", "usd"):
-            setattr(total.judge, name, _sum([getattr(needs, name) for needs in judges]))
+    total.judge = _sum_of_needs([estimate.judge for estimate in estimates if estimate.judge is not None])
+    total.scores = _sum_of_needs([estimate.scores for estimate in estimates if estimate.scores is not None])
     return total
+
+
+def _sum_of_needs(listed: Sequence[RoundNeeds]) -> RoundNeeds | None:
+    """What several runs need together of the same kind; None without any."""
+    names = ("requests", "prompt_tokens", "completion_tokens", "usd")
+    return RoundNeeds(1, *(_sum([getattr(needs, name) for needs in listed]) for name in names)) if listed else None  # type: ignore[arg-type]
 
 
 def _sum(intervals: Sequence[Interval | None]) -> Interval | None:

@@ -14,6 +14,8 @@ from fcot.base.errors import FcotError
 from fcot.llm.distributions import TopTokens, Vocabulary, from_server, top_tokens
 from fcot.llm.requests import SCORED, Choice, Request
 
+SCORING = "prompt_logprobs"  # the parameter that requests the distributions of a prompt's tokens
+
 
 class LogprobReader:
     """Requests and reads distributions.
@@ -29,18 +31,12 @@ class LogprobReader:
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
-        from fcot.decoding.models import load_tokenizer_alone
-
-        try:
-            return Vocabulary(load_tokenizer_alone(self.tokenizer))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FcotError(f"teacher.tokenizer={self.tokenizer}: not a tokenizer that transformers can load ({reason})") from error
+        return Vocabulary(teacher_tokenizer(self.tokenizer))
 
     def parameters(self, request: Request, chat: bool) -> dict[str, Any]:
         """The parameters that a request's body needs in addition; those of a scoring request replace its prompt."""
         if request.scored is not None:
-            return {"max_tokens": 1, "prompt_logprobs": self.k, "stop": None, **_with_answer(request, request.scored, chat)}
+            return {"max_tokens": 1, SCORING: self.k, "stop": None, **_with_answer(request, request.scored, chat)}
         if request.top_logprobs is None:
             return {}
         return {"logprobs": True, "top_logprobs": self.k} if chat else {"logprobs": self.k}
@@ -82,6 +78,24 @@ class LogprobReader:
             if len(spelled) > len(text):
                 break
         return None
+
+
+def teacher_tokenizer(source: str) -> Any:
+    """Load a server's tokenizer.
+
+    Args:
+        source: Folder or hub id (``teacher.tokenizer``).
+
+    Raises:
+        FcotError: There is none, or the hub cannot be reached.
+    """
+    from fcot.decoding.models import load_tokenizer_alone
+
+    try:
+        return load_tokenizer_alone(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FcotError(f"teacher.tokenizer={source}: not a tokenizer that transformers can load ({reason})") from error
 
 
 def _with_answer(request: Request, answer: str, chat: bool) -> dict[str, Any]:

@@ -326,6 +326,18 @@ def _row(plan: Plan, job: SlotRange, request_id: str, choice: int) -> StoreRow:
     }  # fmt: skip
 
 
+def _content(request: Request, choice: Choice) -> tuple[str, str | None]:
+    """The text of a choice's row, and why the row fills no slot; None if it fills one.
+
+    A text that was scored by a request of its own fills the slot of that request, with or without distributions.
+    """
+    if request.scored is None:
+        return choice.text, choice.refused
+    if request.rationale_slot is not None:
+        return choice.text, SCORED
+    return request.scored, None if choice.refused == SCORED else choice.refused
+
+
 def new_request_id() -> str:
     """A new id of a request, for its rows."""
     return uuid.uuid4().hex[:16]
@@ -378,11 +390,11 @@ def to_rows(
     server = {"model": reply.model, "fingerprint": reply.fingerprint}
     rows: list[StoreRow] = []
     for number, choice in enumerate(reply.choices or [Choice("", None, refused="empty")]):
-        refused = choice.refused if job.request.scored is None else SCORED
+        text, refused = _content(job.request, choice)
         slot = None if refused else next(free, None)
         if slot is None and not refused:
             slot = next(spare)
-        row = _row(plan, job, request_id, number) | {"slot": slot, "text": choice.text, "finish_reason": choice.finish_reason}
+        row = _row(plan, job, request_id, number) | {"slot": slot, "text": text, "finish_reason": choice.finish_reason}
         row |= {name: value for name, value in (server | {"reasoning": choice.reasoning}).items() if value is not None} | extra
         if not rows and counted:
             usage = reply.usage

@@ -38,9 +38,11 @@ class Request:
         problem: The problem that the prompt is about; not part of the key.
         rationale: The text of step 1 in a step-2 request; not part of the key (the prompt contains it).
         rationale_slot: The slot of that text; not part of the key.
-        top_logprobs: How many of the likeliest tokens to return at each position (``Choice.top``); not part of the key. None: none.
-        scored: A stored answer to this request. Nothing is generated: the reply's one choice has no text, and the distributions at the
-            tokens of this answer. None: a request for new answers.
+        top_logprobs: How many of the likeliest tokens to return at each position (``Choice.top``); part of the key only if ``scored`` is.
+            None: none.
+        scored: An answer to this request. Nothing is generated: the reply's one choice has no text, and the distributions at the tokens
+            of this answer. It is part of the key, except where it is the stored answer in ``rationale_slot``. None: a request for new
+            answers.
     """
 
     prompt: Prompt
@@ -62,7 +64,8 @@ class Request:
             identity: The teacher's model id and the parameters that change the distribution.
         """
         stop = {"stop": list(self.stop)} if self.stop else {}
-        return {"prompt": self.prompt, "max_tokens": self.max_tokens, **stop, **identity}
+        scored = {} if self.scored is None else {"scored": self.scored, "top_logprobs": self.top_logprobs}
+        return {"prompt": self.prompt, "max_tokens": self.max_tokens, **stop, **scored, **identity}
 
     def key(self, identity: Mapping[str, Any]) -> str:
         """SHA-256 (hex) of the canonical request."""

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fcot.llm.failures import Failure
-from fcot.llm.logprobs import LogprobReader
+from fcot.llm.logprobs import SCORING, LogprobReader
 from fcot.llm.requests import OWN_PARAMETERS, Choice, Request
 
 OPENAI_URL = "https://api.openai.com"
@@ -183,7 +183,8 @@ class Server:
     @property
     def sent(self) -> list[str]:
         """Names of the parameters that requests may have. Those that servers reject most often come first."""
-        return [*self._parameters, "seed", "n", self._max_tokens_parameter, "stop", "messages", "prompt", "model"]
+        scoring = (SCORING,) if self.logprobs else ()
+        return [*self._parameters, *scoring, "seed", "n", self._max_tokens_parameter, "stop", "messages", "prompt", "model"]
 
     # --- failures ---
 
@@ -271,6 +272,8 @@ class Server:
     def remedy(self, failure: Failure) -> str:
         """The override that leaves out or renames the parameter that an error names; empty if there is none."""
         name = failure.parameter(self.sent)
+        if name == SCORING:
+            return f". Scoring a text needs a server with vLLM's {SCORING}; a local model needs none (objective.teacher=FOLDER, teacher=hf)"
         if name == "stop":
             return ". prompt.stop=[] leaves it out"
         if name == self._max_tokens_parameter:

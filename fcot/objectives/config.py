@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # imports that would delay --help and --cfg job
 
 
 STORED = "stored"  # the value of objective.teacher that stands for the distributions in the store
+SERVER = "server"  # the value that stands for the run's teacher, a server that scores what the student writes
 
 
 class BuildsObjectives(Protocol):
@@ -38,8 +39,9 @@ class ObjectiveConfig(BuildsObjectives, Protocol):
     """The interface of every objective's options.
 
     They may also have ``faults()``, messages about invalid options; ``conflicts(config)``, messages about options that cannot be
-    combined with the rest of the configuration; ``stages``, stages that run before the training; and ``compares_rejected``, whether it
-    compares kept completions of the teacher with rejected ones.
+    combined with the rest of the configuration; ``stages``, stages that run before the training; ``compares_rejected``, whether it
+    compares kept completions of the teacher with rejected ones; and ``needs_teacher``, whether it sends requests to the run's teacher
+    even where the method needs no rationales.
     """
 
     name: str
@@ -67,11 +69,12 @@ class CompletionConfig:
 
 @dataclass
 class DistributionConfig:
-    """Cross-entropy, and a divergence from the token distributions of a local teacher."""
+    """Cross-entropy, and a divergence from the token distributions of a teacher: a local model, or the run's own one."""
 
     name: str = neutral("distribution", Why.NAMED)
     # a model with the student's tokens: a folder, such as outputs/runs/RUN/student, or OWNER/NAME on the hub; it predicts the student's
-    # completions under the student's prompt. stored: the distributions of the rationales' own teacher (teacher.top_logprobs)
+    # completions under the student's prompt. stored: the distributions of the rationales' own teacher (teacher.top_logprobs).
+    # server: for method=on_policy, the server of teacher=openai scores the student's own samples (vLLM's prompt_logprobs)
     teacher: str = resolved(MISSING, "the folder's content, the name on the hub, or the number of stored likeliest tokens")
     share: float = bounded(0.5, above=0, at_most=1)  # weight of the divergence; the cross-entropy has the rest
     # forward_kl: KL(teacher, student); reverse_kl: KL(student, teacher); jsd: of both from their mixture
@@ -79,15 +82,16 @@ class DistributionConfig:
     beta: float = bounded(0.5, above=0, below=1)  # the teacher's weight in the mixture of jsd
     temperature: float = bounded(1.0, above=0)  # divides the logits of both models
     top_k: int | None = bounded(None, at_least=1)  # the teacher's k likeliest tokens and one bucket for the others; null: all tokens
-    # the prompt under which a local teacher predicts: the student's, or its own; stored distributions always have the teacher's own
+    # the prompt under which a local teacher predicts: the student's, or its own; stored and server always have the teacher's own
     context: str = absent_at("student", one_of=("teacher", "student"))
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options."""
-        if self.teacher == STORED:
+        if not self.is_local:
             for name, value in (("divergence", "forward_kl"), ("temperature", 1.0), ("top_k", None)):
                 if getattr(self, name) != value:
-                    yield f"objective.{name}={getattr(self, name)}: not with objective.teacher=stored, which has the likeliest tokens only"
+                    named = f"objective.{name}={getattr(self, name)}: not with objective.teacher={self.teacher}"
+                    yield f"{named}, which has the likeliest tokens only (teacher.top_logprobs)"
         elif not self._on_hub:
             yield from folder_faults("objective.teacher", self.teacher)
         if self.top_k is not None and self.divergence != "forward_kl":
@@ -101,8 +105,18 @@ class DistributionConfig:
             yield "objective.teacher=stored needs stored distributions: teacher.top_logprobs=20, with teacher=hf, openai or openai_batch"
         if self.teacher == STORED and config.method.name == "tailored":
             yield "objective.teacher=stored: method=tailored learns feedback too, for which no distributions are stored"
-        if self.teacher == STORED and config.prompt.thinking != "strip":
-            yield f"objective.teacher=stored: prompt.thinking={config.prompt.thinking} makes the student learn texts without distributions"
+        if self.teacher == SERVER and config.method.name != "on_policy":
+            yield "objective.teacher=server scores what the student writes: method=on_policy. For the teacher's rationales: stored"
+        if self.teacher == SERVER and not (getattr(config.teacher, "top_logprobs", None) and not getattr(config.teacher, "batch", True)):
+            yield (
+                "objective.teacher=server needs a server that scores texts, such as vLLM, and the tokenizer of its model: teacher=openai "
+                "teacher.base_url=URL teacher.top_logprobs=20 teacher.tokenizer=FOLDER. A local model: objective.teacher=FOLDER"
+            )
+        if not self.is_local and config.prompt.thinking != "strip":
+            yield (
+                f"objective.teacher={self.teacher}: prompt.thinking={config.prompt.thinking} makes the student learn texts without "
+                "distributions"
+            )
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Its options, and the teacher."""
@@ -112,6 +126,9 @@ class DistributionConfig:
             teacher = run.config.teacher
             stored = {"top_logprobs": teacher.top_logprobs, "scored": teacher.score_stored}
             return {"loss": "stored_distribution", "share": self.share} | stored
+        if self.teacher == SERVER:
+            scored = {"top_logprobs": run.config.teacher.top_logprobs, "scored": run.config.teacher.score_stored}
+            return {"loss": "server_distribution", "share": self.share, "prompt": run.prompt_for("")} | scored
         unread = () if self.divergence == "jsd" else ("beta",)
         teacher = self.teacher if self._on_hub else folder_fingerprint(Path(self.teacher), run.outputs)
         own_prompt = {"prompt": self._own_prompt(run)} if self.context == "teacher" else {}
@@ -129,11 +146,21 @@ class DistributionConfig:
         return self.teacher != STORED
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The stage that scores rationales without distributions, if stored ones are learned."""
-        from fcot.stages.table import SCORE
+    def is_local(self) -> bool:
+        """Whether the teacher is a model of its own on this machine."""
+        return self.teacher not in (STORED, SERVER)
 
-        return (SCORE,) if self.teacher == STORED else ()
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the run's teacher gets requests, even if the method needs no rationales."""
+        return self.teacher == SERVER
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stage that scores rationales without distributions, or checks that a server can score texts."""
+        from fcot.stages.table import PROBE, SCORE
+
+        return () if self.is_local else (SCORE,) if self.teacher == STORED else (PROBE,)
 
     @property
     def _on_hub(self) -> bool:
@@ -145,7 +172,7 @@ class DistributionConfig:
         from fcot.objectives.distribution import DistributionLoss, check_vocabulary, own_contexts
         from fcot.student.loading import load_student
 
-        if self.teacher == STORED:
+        if not self.is_local:
             return [self._of_stored(data)]
         teacher = load_student(self.teacher, chat=data.student.chat)
         vocabulary = check_vocabulary(data.student.tokenizer, teacher.tokenizer, self.teacher)
@@ -162,10 +189,10 @@ class DistributionConfig:
 
         assert data.stored is not None
         tokenizer = load_tokenizer_alone(data.stored.tokenizer)
-        check_vocabulary(data.student.tokenizer, tokenizer, f"stored ({data.stored.tokenizer})")
+        check_vocabulary(data.student.tokenizer, tokenizer, f"{self.teacher} ({data.stored.tokenizer})")
         covered = [cover(row.completion, data.stored.of(sample)) for row, sample in zip(data.rows, data.samples, strict=True)]
         completion = completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])
-        return StoredDistributionLoss(completion, covered, self.share)
+        return StoredDistributionLoss(completion, covered, self.share, data.first_own, data.own_top)
 
 
 def pair_faults(option: str, config: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ the coarse distribution over the teacher's top tokens and one tail bucket is tha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,7 +128,7 @@ class DistributionLoss:
 
         Where the batch has many logits, only a chunk of them exists at a time; the backward pass computes it again.
         """
-        student = _outputs(forward, part)
+        student = outputs(forward, part)
         device = student.states.device
         if self.teacher.model.device != device:
             self.teacher.model.to(device)  # type: ignore[arg-type]
@@ -139,12 +139,8 @@ class DistributionLoss:
             of_targets = part["targets"][chunk], weights[chunk], part["shares"][chunk]
             return self._sums(student.logits(chunk), teacher.logits(chunk), *of_targets)
 
-        if student.head is None and teacher.head is None:
-            totals = sums(slice(0, n))
-        else:
-            size = max(16, CHUNK // self.vocabulary)
-            chunks = [slice(first, first + size) for first in range(0, n, size)]
-            totals = torch.stack([checkpoint(sums, chunk, use_reentrant=False) for chunk in chunks]).sum(0)
+        whole = student.head is None and teacher.head is None
+        totals = sums(slice(0, n)) if whole else summed_in_chunks(sums, n, self.vocabulary)
         return Loss(totals[0], dict(zip(_WATCHED, totals[1:].detach(), strict=True)))
 
     def _sums(
@@ -163,7 +159,7 @@ class DistributionLoss:
         return torch.cat([(losses @ weights)[None], watched @ weights])
 
     @torch.no_grad()
-    def _predict(self, part: Batch) -> _Outputs:
+    def _predict(self, part: Batch) -> Outputs:
         """The teacher's outputs. If memory runs out, it takes half as many samples at once from then on.
 
         Raises:
@@ -172,7 +168,7 @@ class DistributionLoss:
         n = len(part["inputs"]["input_ids"])
         if self._most_rows is None or n <= self._most_rows:
             try:
-                return _outputs(self._forward, part)
+                return outputs(self._forward, part)
             except torch.OutOfMemoryError as error:
                 if n == 1:
                     raise FcotError(
@@ -188,7 +184,7 @@ class DistributionLoss:
 
 
 @dataclass(frozen=True)
-class _Outputs:
+class Outputs:
     """A model's outputs at targets.
 
     Attributes:
@@ -204,15 +200,29 @@ class _Outputs:
         return self.states[chunk] if self.head is None else self.head(self.states[chunk])  # type: ignore[no-any-return]
 
 
-def _outputs(forward: Forward, part: Batch) -> _Outputs:
+def outputs(forward: Forward, part: Batch) -> Outputs:
+    """A model's outputs at the targets of a batch: hidden states with the head where the batch has many logits, else logits."""
     states_and_head = forward.head_inputs(part)
-    return _Outputs(forward(part), None) if states_and_head is None else _Outputs(*states_and_head)
+    return Outputs(forward(part), None) if states_and_head is None else Outputs(*states_and_head)
 
 
-def _joined(parts: Sequence[_Outputs]) -> _Outputs:
+def summed_in_chunks(sums: Callable[[slice], torch.Tensor], n: int, vocabulary: int) -> torch.Tensor:
+    """The total of sums over targets, so that the logits of one chunk exist at a time. The backward pass computes them again.
+
+    Args:
+        sums: Returns the sums over a chunk of the targets.
+        n: Number of targets.
+        vocabulary: Number of logits of a target.
+    """
+    size = max(16, CHUNK // vocabulary)
+    chunks = [slice(first, min(first + size, n)) for first in range(0, n, size)]
+    return torch.stack([checkpoint(sums, chunk, use_reentrant=False) for chunk in chunks]).sum(0)
+
+
+def _joined(parts: Sequence[Outputs]) -> Outputs:
     if all(part.head is not None for part in parts):
-        return _Outputs(torch.cat([part.states for part in parts]), parts[0].head)
-    return _Outputs(torch.cat([part.logits(slice(None)) for part in parts]), None)
+        return Outputs(torch.cat([part.states for part in parts]), parts[0].head)
+    return Outputs(torch.cat([part.logits(slice(None)) for part in parts]), None)
 
 
 def _halves(part: Batch) -> tuple[Batch, Batch]:

@@ -212,7 +212,7 @@ class Metrics:
         return {name: value for name, value in row.items() if name not in left_out}
 
 
-_COUNTING = ("score", "curate", "generate")  # stages that count the teacher's usage, the last one of a run first
+_COUNTING = ("probe", "score", "curate", "generate")  # stages that count the teacher's usage, the last one of a run first
 _OF_FINISHED_STUDENTS = ("student_task", "student_method", "trained_left_out")
 _OF_SOME_RUNS = ("equations", "scored_tokens", "own_samples", "choice", "judge", "method_title")
 _OF_ROUNDS = ("rounds", "learnt_from", "best_round", "rounds_ended", "exam_of_no_round")
@@ -241,9 +241,11 @@ def metrics_of(run: Run, stages: dict[str, Summary], rounds: Summary) -> Metrics
 
 
 def _teacher_usage(stages: dict[str, Summary]) -> Summary | None:
-    """The usage of all requests to the teacher, those of the judge included; None without requests."""
+    """The usage of all requests to the teacher, those of the judge and the scores of the student's samples included; None without any."""
     usage = next((stages[name]["teacher_usage"] for name in _COUNTING if stages.get(name, {}).get("teacher_usage")), None)
-    return sum_by_key([usage, stages["judge"]["judge"]["usage"]]) if usage and "judge" in stages else usage
+    judge = stages["judge"]["judge"]["usage"] if usage and "judge" in stages else None
+    usages = [part for part in (usage, judge, stages.get("train", {}).get("scoring_usage")) if part]
+    return sum_by_key(usages) if len(usages) > 1 else next(iter(usages), None)
 
 
 def _of_configuration(run: Run) -> Summary:

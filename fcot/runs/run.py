@@ -95,7 +95,7 @@ class Run:
             at = stages.index(CURATE) + 1
             stages = (*stages[:at], *self.config.curation.stages, *stages[at:])
         before_training = getattr(self.config.objective, "stages", ()) if self.trains else ()
-        at = next((number for number, stage in enumerate(stages) if stage.name == "train"), len(stages))
+        at = next((number for number, stage in enumerate(stages) if stage.name in ("fine_tune", "train")), len(stages))
         return (*stages[:at], *before_training, *stages[at:])
 
     @property
@@ -251,7 +251,8 @@ def resolve(config: Config) -> Run:
             raise FcotError(f"the student was trained on all {len(split.test):,} test problems: evaluate it on another task (dataset=...)")
         trained_left_out, split = len(split.test) - len(test), Split([], [], test)
     teacher, replayed, teacher_name = None, None, None
-    needs_teacher = method.uses_rationales or config.student.is_teacher
+    of_objective = method.trains and getattr(config.objective, "needs_teacher", False)
+    needs_teacher = method.uses_rationales or config.student.is_teacher or of_objective
     if needs_teacher and not config.teacher.generates:
         replayed, teacher_name = _replay(config, task, problems, split)
     elif needs_teacher:

@@ -108,6 +108,7 @@ JUDGE = Stage("judge", 1, "fcot.stages.judging:judge")
 CHOOSE = Stage("choose", 1, "fcot.stages.choosing:choose_completions", shared=True)
 REVISIONS = (JUDGE, CHOOSE)  # stages after the curation that change its verdicts
 SCORE = Stage("score", 1, "fcot.stages.scoring:score")
+PROBE = Stage("probe", 1, "fcot.stages.scoring:probe")
 TRAIN = Stage("train", 2, "fcot.stages.training:train", "student", shared=True)
 EVALUATE = Stage("evaluate", 3, "fcot.stages.training:evaluate", "predictions.jsonl", shared=True)
 # Stages of API-backed students, and of the teacher evaluated as the student.

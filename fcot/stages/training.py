@@ -101,7 +101,7 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
     data = TrainingData(
         student, form, job.samples, rows, layout, stored=stored_distributions(run), rejected=lambda: rejected_samples(run, job.directory),
         precision=run.precision, world=world, seed=run.config.seed, first_own=len(stored) if job.own else None,
-        teacher_prompts=partial(teacher_prompts, run, job.samples),
+        teacher_prompts=partial(teacher_prompts, run, job.samples), own_top=renewed.top,
     )  # fmt: skip
     objective = job.objective or run.config.objective
     objectives = [*objective.build(data), *(job.method_objectives(data) if job.method_objectives else ())]
@@ -151,7 +151,7 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
         "unknown_token_share": stored.unknown_share,
         "history": report.history,
         **{name: fact for part in (*objectives, *([own] if own else [])) for name, fact in part.facts().items()},
-        **({"scored_tokens": report.n_tokens} if getattr(objective, "scores_any_text", False) else {}),
+        **({"scored_tokens": report.n_tokens} if getattr(objective, "is_local", False) else {}),
     }
 
 

@@ -169,6 +169,7 @@ class TrainingData:
         seed: Seed of random choices among samples.
         first_own: The rows from this position on are written by the student itself; None: it writes none.
         teacher_prompts: Returns the token ids of a local teacher's own prompt for each sample.
+        own_top: Returns a server's distributions on a row that the student wrote; None where there are none.
     """
 
     student: Student
@@ -183,6 +184,7 @@ class TrainingData:
     seed: int = 0
     first_own: int | None = None
     teacher_prompts: Callable[[Student], Sequence[Sequence[int]]] = lambda _: ()
+    own_top: Callable[[int], TopTokens | None] = lambda _: None
 
 
 @dataclass(frozen=True)

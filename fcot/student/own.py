@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fcot.base.errors import FcotError
 from fcot.decoding.engine import DecodingPrompt
+from fcot.llm.distributions import TopTokens
 from fcot.student.batching import Ids, StepSampler
 from fcot.student.decoding import Decoded
 from fcot.student.tokenization import Rows, Tokenized, TokenizedSample
@@ -35,13 +36,26 @@ class RenewedRows(Rows):
         self.stored = stored
         self.replace_own([])
 
-    def replace_own(self, rows: Sequence[TokenizedSample]) -> None:
-        """Replace the rows that the student wrote."""
-        self._own = rows
+    def replace_own(self, rows: Sequence[TokenizedSample], tops: Sequence[TopTokens | None] = ()) -> None:
+        """Replace the rows that the student wrote.
+
+        Args:
+            rows: The rows.
+            tops: A server's distributions on each row; empty without a server.
+        """
+        self._own, self._tops = rows, tops
         lengths = np.array([(len(row.prompt), len(row.completion)) for row in rows], np.int64).reshape(-1, 2)
         self.lengths = np.concatenate([self.stored.lengths, lengths])
         own_demonstrations = np.array([row.demonstrations for row in rows], np.int64)
         self.demonstrations = np.concatenate([self.stored.demonstrations, own_demonstrations])
+
+    def top(self, position: int) -> TopTokens | None:
+        """A server's distributions on a row that the student wrote; None if there are none.
+
+        Args:
+            position: Position of the row among all rows.
+        """
+        return self._tops[position - len(self.stored)]
 
     def _row(self, position: int) -> TokenizedSample:
         return self.stored[position] if position < len(self.stored) else self._own[position - len(self.stored)]
@@ -92,6 +106,8 @@ class Writing:
         use_wrong: Whether samples that are not right are used; otherwise they are left out of their step.
         end_token: Id of the token that ends a completion.
         most_unfinished: Share of samples without an end, 0 to 1; above it in three renewals in a row, the training stops.
+        score: Returns a server's distributions on samples, each given by the stored sample it stands for and its token ids; every rank
+            calls it. None: no server scores them.
     """
 
     limit: int
@@ -100,6 +116,7 @@ class Writing:
     use_wrong: bool
     end_token: int
     most_unfinished: float
+    score: Callable[[Sequence[tuple[Position, Sequence[int]]]], Sequence[TopTokens | None]] | None = None
 
 
 class OwnSamples:
@@ -165,18 +182,20 @@ class OwnSamples:
                     ending = [self._writing.end_token] if answers[number].complete else []
                     self._own.append((position, [*answers[number].ids, *ending]))
             self._steps[step] = np.array(ids, np.int64)
-        self._renew_rows()
+        n_scored = self._renew_rows()
         self._records.append({
             "step": steps.start, "written": len(answers), "right": sum(map(bool, right)), "used": sum(used),
             "unfinished": sum(not answer.complete for answer in answers), "tokens": sum(answer.n_tokens for answer in answers),
+            **({"scored": n_scored} if self._writing.score else {}),
         })  # fmt: skip
 
-    def _renew_rows(self) -> None:
-        """Replace the rows that the student wrote before by its present ones."""
+    def _renew_rows(self) -> int:
+        """Replace the rows that the student wrote before by its present ones; returns how many of these a server has scored."""
         stored = self._rows.stored
-        self._rows.replace_own(
-            [TokenizedSample(stored[position].prompt, ids, int(stored.demonstrations[position])) for position, ids in self._own]
-        )
+        tops = self._writing.score(self._own) if self._writing.score else ()
+        rows = [TokenizedSample(stored[position].prompt, ids, int(stored.demonstrations[position])) for position, ids in self._own]
+        self._rows.replace_own(rows, tops)
+        return sum(top is not None for top in tops)
 
     def _stop_if_endless(self) -> None:
         last, most = self._records[-_RENEWALS:], self._writing.most_unfinished

@@ -269,6 +269,8 @@ def summary(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run], e
         lines.append(f"teacher: {needs.bought:,} completions to be bought once for all jobs, {money(needs.usd)}")
     if needs is not None and needs.judge is not None and needs.judge.requests[2]:
         lines.append(f"judge: about {needs.judge.requests[1]:,.0f} verdicts to be bought once for all jobs, {money(needs.judge.usd)}")
+    if needs is not None and needs.scores is not None:
+        lines.append(f"scores: about {needs.scores.requests[1]:,.0f} of the students' own samples, {money(needs.scores.usd)}")
     if (most := most_usd(sweep, todo, runs, estimates)) is not None:
         lines.append(f"spending: {most}")
     steps = [estimates[job.number].steps for job in todo]

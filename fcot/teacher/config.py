@@ -218,7 +218,7 @@ class OpenAITeacherConfig:
         8, Why.PACE, at_least=1
     )  # completions of one prompt in one request, so that the prompt is paid once
     resample_identical: bool = False  # buy up to D more rationales instead of repeated ones
-    # store the teacher's k likeliest tokens at each token of a rationale, at most 20 at OpenAI; for objective.teacher=stored
+    # store the teacher's k likeliest tokens at each token of a rationale, at most 20 at OpenAI; for objective.teacher=stored or server
     top_logprobs: int | None = neutral(None, Why.STORED, at_least=1)
     tokenizer: str | None = neutral(None, Why.STORED)  # folder or hub id of the teacher's tokenizer; top_logprobs needs it
     # whether stored rationales without distributions are scored, by a server with vLLM's prompt_logprobs

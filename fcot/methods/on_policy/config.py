@@ -63,7 +63,8 @@ class OnPolicyConfig:
             named = f"objective={objective.name}" if objective.name != "distribution" else "objective.teacher=stored"
             yield (
                 f"{named}: method=on_policy needs a teacher that scores what the student writes: objective=distribution "
-                "objective.teacher=FOLDER, such as outputs/runs/RUN/student, or OWNER/NAME on the hub"
+                "objective.teacher=FOLDER, such as outputs/runs/RUN/student, or OWNER/NAME on the hub; or objective.teacher=server, the "
+                "run's teacher, if its server has vLLM's prompt_logprobs"
             )
         if config.trainer.batch_tokens is not None:
             yield "trainer.batch_tokens: the lengths of the student's own samples are not known beforehand; use trainer.batch_size"

@@ -11,11 +11,13 @@ from fcot.base.files import read_json
 from fcot.base.records import TrainingSample
 from fcot.decoding.engine import DecodingPrompt, Sampling
 from fcot.evaluation import scoring
+from fcot.llm.distributions import TopTokens
 from fcot.methods.on_policy.config import OnPolicyConfig
 from fcot.objectives.config import CompletionConfig
 from fcot.prompts.student import StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import decode_prompts
+from fcot.stages.scoring import score_rationales, scoring_usage
 from fcot.stages.table import Context, Summary
 from fcot.stages.training import TrainingJob, train_job, training_samples
 from fcot.student.batching import StepSampler
@@ -45,7 +47,14 @@ def train(context: Context) -> Summary:
     if continues and context.world.rank == 0:
         before = read_json(run.directory.stage("fine_tune"))
         summary |= {"n_reasoning_samples": before["n_reasoning_samples"], "n_steps": before["n_steps"] + summary["n_steps"]}
+    if _by_server(run) and context.world.rank == 0:
+        summary["scoring_usage"] = scoring_usage(run)
     return summary
+
+
+def _by_server(run: Run) -> bool:
+    """Whether a server scores what the student writes."""
+    return bool(getattr(run.config.objective, "needs_teacher", False))
 
 
 def _samples(run: Run) -> Sequence[TrainingSample]:
@@ -77,8 +86,14 @@ def _own_samples(context: Context, data: TrainingData, rows: RenewedRows, sample
             return None
         return scoring.score(problem, answer.text, answer.complete, answer.n_tokens, data.form, run.task.rule).correct
 
+    def score(own: Sequence[tuple[int, Sequence[int]]]) -> list[TopTokens | None]:
+        decode = partial(student.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        rationales = [(data.samples[position].sample_index, data.form.split(str(decode(list(ids))))[0]) for position, ids in own]
+        return context.world.first(lambda: score_rationales(run, rationales))
+
     limit = method.max_new_tokens or run.config.student.max_new_tokens
     return OwnSamples(
         rows, sampler, Schedule(method.own_share, last_share, method.renew_every, method.steps, run.config.seed),
-        Writing(limit, write, is_right, method.wrong == "used", student.tokenizer.eos_token_id, method.max_unfinished),
+        Writing(limit, write, is_right, method.wrong == "used", student.tokenizer.eos_token_id, method.max_unfinished,
+                score if _by_server(run) else None),
     )  # fmt: skip
