@@ -16,6 +16,7 @@ from fcot.llm.logprobs import LogprobReader
 from fcot.llm.requests import Request
 from fcot.llm.store.inventory import compact, merge
 from fcot.llm.store.shard import Shard
+from fcot.objectives import distribution
 from fcot.objectives.completion import CompletionLoss
 from fcot.objectives.stored import Covered, StoredDistributionLoss, cover
 from fcot.student.data import Layout
@@ -367,6 +368,35 @@ def test_the_sum_does_not_depend_on_how_samples_are_divided():
     whole = objective.loss(Forward(student.model), objective.collate(range(6), 0)).total
     parts = sum(objective.loss(Forward(student.model), objective.collate(ids, 0)).total for ids in ([0, 4], [1], [2, 3, 5], []))
     torch.testing.assert_close(parts, whole)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_chunks_of_a_large_vocabulary_give_the_same_loss_and_gradients(name, monkeypatch):
+    student = make_student(name)
+    objective = objective_of(student, tops_of(student), share=0.3)
+    part = objective.collate(range(6), 0)
+
+    def computed():
+        student.model.zero_grad()
+        loss = objective.loss(Forward(student.model), part)
+        loss.total.backward()
+        return loss.total.item(), loss.watched, [weight.grad.clone() for weight in student.model.parameters()]
+
+    whole = computed()
+    monkeypatch.setattr("fcot.student.forward.CHUNKED_FROM", 1)
+    monkeypatch.setattr(distribution, "CHUNK", 16 * 350)
+    sizes, of_chunk = [], distribution.Outputs.logits
+    monkeypatch.setattr(
+        distribution.Outputs, "logits", lambda self, chunk: (sizes.append(len(self.states[chunk])), of_chunk(self, chunk))[1]
+    )
+    chunked = computed()
+    assert max(sizes) == 16 < len(part["targets"]), "all logits at once"
+    assert chunked[0] == pytest.approx(whole[0], rel=1e-5)
+    assert {watched: float(value) for watched, value in chunked[1].items()} == pytest.approx(
+        {watched: float(value) for watched, value in whole[1].items()}, rel=1e-4
+    )
+    for found, expected in zip(chunked[2], whole[2], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_student_with_the_teachers_distribution_has_no_divergence():
