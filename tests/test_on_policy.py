@@ -22,6 +22,7 @@ from trainings import own_samples, trained, trained_by
 
 from fcot.base.errors import FcotError
 from fcot.base.records import TrainingSample
+from fcot.methods.on_policy.stages import recipe_of
 from fcot.objectives import distribution
 from fcot.objectives.completion import CompletionLoss
 from fcot.objectives.distribution import DistributionLoss
@@ -390,6 +391,31 @@ def test_a_teacher_with_the_students_format_has_the_same_context_as_the_student(
             losses.append([row["train_loss"] for row in csv.DictReader(file)])
     assert losses[0] == losses[1]
     assert float(losses[0][-1]) != 0
+
+
+def test_the_training_on_own_samples_may_have_a_warm_up_of_its_own(teacher, tmp_path):
+    options = [option for option in SMALL if not option.startswith("trainer.warmup")]
+    run = make_run(tmp_path, *options, *TINY, f"objective.teacher={teacher}", f"student.tokenizer={teacher}", "trainer.warmup_steps=200")
+    shorter = make_run(
+        tmp_path, *options, *TINY, f"objective.teacher={teacher}", f"student.tokenizer={teacher}", "trainer.warmup_steps=200",
+        "method.warmup_steps=2", "method.lr=1e-3",
+    )  # fmt: skip
+    assert (recipe_of(run).warmup_steps, recipe_of(shorter).warmup_steps) == (200, 2)
+    assert (recipe_of(shorter).lr, recipe_of(shorter).max_steps) == (1e-3, 12)
+    assert run.run_id != shorter.run_id
+
+
+def test_a_warm_up_as_long_as_the_training_on_own_samples_is_said_with_what_to_type(teacher, tmp_path, capsys):
+    options = [option for option in SMALL if not option.startswith(("trainer.warmup", "method.steps"))]
+    run = make_run(
+        tmp_path, *options, "student=causal", f"student.path={teacher}", f"objective.teacher={teacher}", "method.start=student",
+        "student.max_prompt_tokens=100", "student.max_completion_tokens=100", "until=train", "trainer.precision=32-true",
+        "trainer.warmup_steps=20", "method.steps=20",
+    )  # fmt: skip
+    execute(run, "")
+    said = capsys.readouterr()
+    assert "trainer.warmup_steps=20 of 20 steps: the learning rate never reaches its peak" in said.out + said.err
+    assert "method.warmup_steps=2 sets the warm-up of the training on own samples alone" in said.out + said.err
 
 
 def test_the_teachers_own_prompt_is_its_format_or_that_of_the_run(teacher, tmp_path):

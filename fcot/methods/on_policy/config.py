@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fcot.base.fields import bounded, counted, neutral
+from fcot.base.fields import absent_at, bounded, counted, neutral
 
 if TYPE_CHECKING:
     from fcot.config.schema import Config
@@ -22,6 +22,7 @@ class OnPolicyConfig:
     start: str = bounded("fine_tune_cot", one_of=("fine_tune_cot", "student"))
     steps: int = bounded(200, at_least=1)  # optimizer steps; those on rationales before are trainer.epochs and trainer.max_steps
     lr: float | None = bounded(None, above=0)  # peak learning rate; null: trainer.lr
+    warmup_steps: int | None = absent_at(None, at_least=0)  # optimizer steps of its warm-up; null: trainer.warmup_steps
     # share of a step's samples that the student writes (GKD's lambda); the others are rationales of the run's teacher
     own_share: float = bounded(1.0, at_least=0, at_most=1)
     last_own_share: float | None = bounded(None, at_least=0, at_most=1)  # the same at the last step, linear in between; null: constant

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from fcot.base.console import say
 from fcot.base.files import read_json
 from fcot.base.records import TrainingSample
 from fcot.decoding.engine import DecodingPrompt, Sampling
@@ -22,6 +23,7 @@ from fcot.stages.table import Context, Summary
 from fcot.stages.training import TrainingJob, train_job, training_samples
 from fcot.student.batching import StepSampler
 from fcot.student.checkpoints import gathered
+from fcot.student.config import TrainerConfig
 from fcot.student.data import TrainingData
 from fcot.student.decoding import Decoded
 from fcot.student.interface import FILE, read_interface
@@ -38,7 +40,9 @@ def train(context: Context) -> Summary:
     """Train the student on its own samples, and on rationales as far as ``method.own_share`` leaves room for them."""
     run, method = context.run, context.run.config.method
     continues = method.start == "fine_tune_cot"
-    recipe = replace(run.config.trainer, epochs=None, max_steps=method.steps, lr=method.lr or run.config.trainer.lr)
+    recipe = recipe_of(run)
+    if context.world.rank == 0 and method.warmup_steps is None and recipe.warmup_steps >= method.steps:
+        say(f"note: method.warmup_steps={method.steps // 10} sets the warm-up of the training on own samples alone")
     job = TrainingJob(
         run.directory, _samples(run), start=run.directory.fine_tuned.student if continues else None,
         form=None if continues else _own_format(run), recipe=recipe, own=partial(_own_samples, context), title="train on own samples",
@@ -50,6 +54,13 @@ def train(context: Context) -> Summary:
     if _by_server(run) and context.world.rank == 0:
         summary["scoring_usage"] = scoring_usage(run)
     return summary
+
+
+def recipe_of(run: Run) -> TrainerConfig:
+    """The options of the training on own samples: the run's, with the number of steps, learning rate and warm-up of the method."""
+    method, trainer = run.config.method, run.config.trainer
+    warmup = trainer.warmup_steps if method.warmup_steps is None else method.warmup_steps
+    return replace(trainer, epochs=None, max_steps=method.steps, lr=method.lr or trainer.lr, warmup_steps=warmup)  # type: ignore[no-any-return]
 
 
 def _by_server(run: Run) -> bool:
