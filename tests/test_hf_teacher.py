@@ -291,6 +291,18 @@ def test_a_single_row_that_does_not_fit_into_memory_is_an_error(folders, monkeyp
         send(teacher(folders["gpt2"]), (Request(PROMPTS[0], 5), 3, 0))
 
 
+def test_a_text_that_does_not_fit_into_memory_to_be_scored_is_an_error(folders, monkeypatch):
+    def forward(self, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(GPT2LMHeadModel, "forward", forward)
+    request = Request(PROMPTS[0], 5, top_logprobs=3, scored=" one two three")
+    with pytest.raises(
+        FcotError, match=r"teacher.path=.*: no memory to score an answer of \d+ tokens after a prompt of \d+: .*teacher.dtype"
+    ):
+        send(teacher(folders["gpt2"]), (request, 1, 0))
+
+
 def test_a_failure_reaches_all_callers_of_the_batch_but_no_later_caller(folders, monkeypatch):
     original, failures = GPT2LMHeadModel.forward, [RuntimeError("device-side assert")]
 

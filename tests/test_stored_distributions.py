@@ -10,16 +10,20 @@ import pytest
 import torch
 from scoring_server import entry, served, teacher_at
 from students import make_rows, make_student, tokenizer
+from transformers import AutoTokenizer
 
-from fcot.llm.distributions import NO_TOKEN, Header, TopTokens, Vocabulary, decode, encode, from_server, read_header, top_tokens
+from fcot.base.errors import FcotError
+from fcot.base.records import TrainingSample
+from fcot.llm.distributions import NO_TOKEN, Header, TopTokens, Vocabulary, decode, encode, from_server, read_header, top_tokens, within
 from fcot.llm.logprobs import LogprobReader
 from fcot.llm.requests import Request
 from fcot.llm.store.inventory import compact, merge
 from fcot.llm.store.shard import Shard
 from fcot.objectives import distribution
 from fcot.objectives.completion import CompletionLoss
+from fcot.objectives.config import DistributionConfig
 from fcot.objectives.stored import Covered, StoredDistributionLoss, cover
-from fcot.student.data import Layout
+from fcot.student.data import Layout, StoredDistributions, TrainingData
 from fcot.student.forward import Forward
 
 KEY = "a" * 64
@@ -350,6 +354,45 @@ def test_tokens_for_which_the_teacher_named_none_have_the_cross_entropy_alone(na
     loss = silent.loss(Forward(student.model), silent.collate([0], 0))
     assert loss.total.item() == pytest.approx(expected, rel=1e-4)
     assert float(loss.watched["covered"]) == len(row.completion) - 3
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_padded_tokens_that_a_wider_teacher_names_count_as_others(name, tmp_path):
+    student = make_student(name)
+    student.tokenizer.save_pretrained(tmp_path)
+    vocabulary, rows, layout = len(student.tokenizer), make_rows(student, 6), objective_of(student, [None] * 6).completion.layout
+    tops, plain = tops_of(student), tops_of(student)
+    for top, same in zip(tops[:4], plain[:4], strict=True):
+        top.ids[::2, 0], top.ids[1::2, 1] = vocabulary + 5, vocabulary  # the likeliest one, or another
+        top.ids[3] = vocabulary + 1  # all of them
+        same.ids[:], same.logprobs[:] = within(top, vocabulary).ids, within(top, vocabulary).logprobs
+        assert (same.ids < vocabulary).all()
+        assert (same.ids[:3, 0] >= 0).all()
+        assert (same.ids[3] == NO_TOKEN).all()
+    losses = []
+    for given in (tops, plain):
+        samples = [TrainingSample(i, "", "") for i in range(6)]
+        of = dict(enumerate(given))
+        data = TrainingData(
+            student, None, samples, rows, layout, StoredDistributions(str(tmp_path), lambda sample, of=of: of[sample.sample_index])
+        )
+        (objective,) = DistributionConfig(teacher="stored").build(data)
+        losses.append(objective.loss(Forward(student.model), objective.collate(range(6), 0)))
+    assert losses[1].total.isfinite()
+    assert losses[0].total.item() == pytest.approx(losses[1].total.item(), rel=1e-6)
+    assert float(losses[0].watched["student_mass"]) == pytest.approx(float(losses[1].watched["student_mass"]), rel=1e-6)
+
+
+def test_stored_distributions_over_other_tokens_are_rejected(tmp_path):
+    student = make_student("gpt2")
+    student.tokenizer.save_pretrained(tmp_path)
+    other = AutoTokenizer.from_pretrained(tmp_path)
+    other.add_tokens(["<new>"])
+    other.save_pretrained(tmp_path)
+    layout = Layout("decoder", student.tokenizer.pad_token_id)
+    data = TrainingData(student, None, [], make_rows(student, 1), layout, StoredDistributions(str(tmp_path), lambda _: None))
+    with pytest.raises(FcotError, match=r"objective.teacher=stored \(.*\): its tokens are not the student's"):
+        DistributionConfig(teacher="stored").build(data)
 
 
 def test_an_answer_without_a_log_probability_for_some_token_is_kept():

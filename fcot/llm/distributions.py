@@ -53,6 +53,20 @@ def top_tokens(tokens: Sequence[int], alternatives: Sequence[Mapping[int, float]
     return TopTokens(np.array(tokens, np.int32), ids, logprobs)
 
 
+def within(top: TopTokens | None, vocabulary: int) -> TopTokens | None:
+    """Distributions without tokens that a vocabulary does not have: a wider model may name its padding.
+
+    Args:
+        top: The distributions; None if there are none.
+        vocabulary: Number of tokens.
+    """
+    if top is None or not (outside := top.ids >= vocabulary).any():
+        return top
+    order = outside.argsort(-1, kind="stable")  # the named ones stay first
+    parts = np.where(outside, NO_TOKEN, top.ids), np.where(outside, -np.inf, top.logprobs).astype(np.float16)
+    return TopTokens(top.tokens, *(np.take_along_axis(part, order, -1) for part in parts))
+
+
 # --- the form in a file -----------------------------------------------------------------------------------------------
 
 # Mark, 16 bytes of the request's key, slot, 8 bytes of the text's hash, tokens, alternatives per token, checksum of the content.

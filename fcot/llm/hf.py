@@ -259,6 +259,9 @@ class _Model:
         Args:
             request: The request, with the answer to score and the number of alternatives.
             prompt: Token ids of the request's prompt.
+
+        Raises:
+            FcotError: They do not fit into memory.
         """
         import torch
 
@@ -267,6 +270,20 @@ class _Model:
         answer = self._answer_ids(request, prompt)
         if not answer or self.room(len(prompt)) < len(answer):
             return None
+        try:
+            top = self._likeliest(prompt, answer, request.top_logprobs)
+        except torch.OutOfMemoryError as error:
+            raise FcotError(
+                f"{self._name}: no memory to score an answer of {len(answer)} tokens after a prompt of {len(prompt)}: use a smaller model "
+                "or shorter limits, or teacher.dtype=bfloat16, which takes half of float32"
+            ) from error
+        ids, logprobs = top.indices.cpu().numpy().astype(np.int32), top.values.cpu().numpy().astype(np.float16)
+        return TopTokens(np.array(answer, np.int32), ids, logprobs)
+
+    def _likeliest(self, prompt: list[int], answer: list[int], k: int) -> Any:
+        """The k largest log-probabilities and their tokens, as torch's ``topk``, at each token of an answer."""
+        import torch
+
         with torch.inference_mode():
             device = self._model.device
             if self._config.is_encoder_decoder:
@@ -276,9 +293,7 @@ class _Model:
             else:
                 ids = torch.tensor([[*prompt, *answer]], device=device)
                 logits = self._model(input_ids=ids, logits_to_keep=len(answer) + 1).logits[0, -len(answer) - 1 : -1]
-            top = logits.float().log_softmax(-1).topk(min(request.top_logprobs, logits.shape[-1]))
-        ids, logprobs = top.indices.cpu().numpy().astype(np.int32), top.values.cpu().numpy().astype(np.float16)
-        return TopTokens(np.array(answer, np.int32), ids, logprobs)
+            return logits.float().log_softmax(-1).topk(min(k, logits.shape[-1]))
 
     def _answer_ids(self, request: Request, prompt: list[int]) -> list[int]:
         """Token ids of a stored answer, as they follow the prompt."""

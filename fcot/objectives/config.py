@@ -183,16 +183,17 @@ class DistributionConfig:
 
     def _of_stored(self, data: TrainingData) -> Objective:
         from fcot.decoding.models import load_tokenizer_alone
+        from fcot.llm.distributions import within
         from fcot.objectives.completion import completion_loss
         from fcot.objectives.distribution import check_vocabulary
         from fcot.objectives.stored import StoredDistributionLoss, cover
 
         assert data.stored is not None
         tokenizer = load_tokenizer_alone(data.stored.tokenizer)
-        check_vocabulary(data.student.tokenizer, tokenizer, f"{self.teacher} ({data.stored.tokenizer})")
-        covered = [cover(row.completion, data.stored.of(sample)) for row, sample in zip(data.rows, data.samples, strict=True)]
+        n = check_vocabulary(data.student.tokenizer, tokenizer, f"{self.teacher} ({data.stored.tokenizer})")
+        covered = [cover(row.completion, within(data.stored.of(sample), n)) for row, sample in zip(data.rows, data.samples, strict=True)]
         completion = completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])
-        return StoredDistributionLoss(completion, covered, self.share, data.first_own, data.own_top)
+        return StoredDistributionLoss(completion, covered, self.share, data.first_own, lambda index: within(data.own_top(index), n))
 
 
 def pair_faults(option: str, config: Any) -> Iterator[str]:
