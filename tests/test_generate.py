@@ -99,7 +99,7 @@ def test_the_error_rate_makes_wrong_answers_and_changes_no_other(generate):
 
 
 def test_the_oracle_knows_the_toy_tasks_only():
-    with pytest.raises(FcotError, match="toy_arithmetic, toy_coin_flip, toy_last_letter"):
+    with pytest.raises(FcotError, match="toy_arithmetic, toy_comparison, toy_coin_flip, toy_last_letter"):
         Oracle("gsm8k", 0.0, 0.7)
 
 

@@ -27,7 +27,7 @@ RULE = AnswerRule("number")
 @pytest.mark.parametrize(
     ("method", "accuracy"), [("zero_shot_cot", (0.75, 1.0)), ("few_shot_cot", (0.75, 1.0)), ("zero_shot", (0.75, 1.0))]
 )
-@pytest.mark.parametrize("task", ["toy_arithmetic", "toy_last_letter", "toy_coin_flip"])
+@pytest.mark.parametrize("task", ["toy_arithmetic", "toy_last_letter", "toy_coin_flip", "toy_comparison"])
 def test_the_teacher_itself_answers_the_test_problems(task, method, accuracy, make_run, tmp_path):
     options = [f"dataset={task}", f"method={method}", "student=teacher", "dataset.n_problems=200", "prompt.exemplars=train"]
     run = make_run(tmp_path, *options)

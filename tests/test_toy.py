@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import defaultdict
 
 import pytest
@@ -37,6 +38,7 @@ def test_gold_answers_are_of_the_tasks_type_in_canonical_form(name):
 def test_answers_are_in_range():
     problems = {name: make_problems(task, 500, seed=0) for name, task in TOY_TASKS.items()}
     assert {int(problem.answer) for problem in problems["toy_arithmetic"]} == set(range(21))
+    assert {int(problem.answer) for problem in problems["toy_comparison"]} == set(range(21))
     assert {problem.answer for problem in problems["toy_coin_flip"]} == {"yes", "no"}
     assert all(len(problem.answer) == 4 and problem.answer.islower() for problem in problems["toy_last_letter"])
 
@@ -76,7 +78,28 @@ def test_arithmetic_rationales_name_everyone_and_sum_step_by_step():
     assert task.rationale(question, 0, None) == "Ada has 4. Ben gives 9, so 4 + 9 = 13. Cleo takes 3, so 13 - 3 = 10. So 10 are left."
 
 
-@pytest.mark.parametrize("name", ["toy_arithmetic", "toy_coin_flip", "toy_last_letter"])
+def test_a_comparison_that_starts_with_the_known_person_turns_the_operation():
+    task = TOY_TASKS["toy_comparison"]
+    question = "Ada has 4 coins. Ben has 3 fewer than Ada. Ben has 5 fewer than Cleo. How many coins has Cleo?"
+    assert task.rationale(question, 0, None) == (
+        "Ada has 4. Ben has 3 fewer than Ada, so Ben has 4 - 3 = 1. Ben has 5 fewer than Cleo, so Cleo has 1 + 5 = 6. So Cleo has 6."
+    )
+    assert "Read it from Cleo: Cleo has 5 more than Ben. Ben has 5 fewer than Cleo" in task.rationale(question, 0, None, 1)
+
+
+def test_a_fifth_of_the_comparisons_is_turned_and_the_word_alone_misleads_there():
+    turned, sentences, misread = 0, 0, 0
+    for problem in make_problems(TOY_TASKS["toy_comparison"], 500, seed=0):
+        known, total = problem.question.split()[0], int(problem.question.split()[2])
+        for one, amount, word, two in re.findall(r"(\w+) has (\d+) (more|fewer) than (\w+)", problem.question):
+            turned, sentences = turned + (one == known), sentences + 1
+            known, total = two if one == known else one, total + int(amount) * (1 if word == "more" else -1)
+        misread += str(total) != problem.answer
+    assert 0.17 < turned / sentences < 0.23
+    assert 0.5 < misread / 500 < 0.65  # a student that reads the word alone
+
+
+@pytest.mark.parametrize("name", ["toy_arithmetic", "toy_comparison", "toy_coin_flip", "toy_last_letter"])
 def test_the_length_of_a_question_does_not_reveal_its_answer(name):
     lengths = defaultdict(set)
     for problem in make_problems(TOY_TASKS[name], 500, seed=3):
@@ -147,5 +170,5 @@ def test_the_error_rate_and_the_version_are_in_the_oracles_keys():
 
 
 def test_the_oracle_knows_the_toy_tasks_only():
-    with pytest.raises(FcotError, match=r"toy tasks only \(toy_arithmetic, toy_coin_flip, toy_last_letter\), not svamp"):
+    with pytest.raises(FcotError, match=r"toy tasks only \(toy_arithmetic, toy_comparison, toy_coin_flip, toy_last_letter\), not svamp"):
         Oracle("svamp", 0.1, 0.7)

@@ -70,6 +70,7 @@ _ROWS = (
     Task("commonsense_qa", "CommonsenseQA", _letters("ABCDE"), 20.0, "published", 9741, 1221, 10962, hub.COMMONSENSE_QA, 1, 64.62, "65d91766d01cbbd4", "3325cce9f0e25d1d"),  # noqa: E501
     Task("strategy_qa", "StrategyQA", _YES_NO, 50.0, "sample", 1603, 687, 2290, hub.STRATEGY_QA, 8, 54.76, "4251a238fdb872c7", "1ce4d6a0bd22bc47"),  # noqa: E501
     Task("toy_arithmetic", "Toy arithmetic", AnswerRule("number"), 0.0, "sample"),
+    Task("toy_comparison", "Toy comparison", AnswerRule("number"), 0.0, "sample"),
     Task("toy_coin_flip", "Toy coin flip", AnswerRule("yes_no"), 50.0, "sample"),
     Task("toy_last_letter", "Toy last letter", AnswerRule("text"), 0.0, "sample"),
 )  # fmt: skip

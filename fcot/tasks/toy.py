@@ -7,6 +7,7 @@ the question alone, as any teacher does.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -147,6 +148,64 @@ def _last_number(rationale: str) -> str:
     return re.findall(r"-?\d+", rationale)[-1]
 
 
+# --- toy_comparison: mistakes are systematic. Some sentences compare the known number with the new one ("Ada has 3 more than Ben"), ---
+# so that the word that fits all other sentences selects the wrong operation (inconsistent wording: Lewis and Mayer 1987) ---------
+
+_COMPARISONS = 4
+_COMPARED_LIMIT = 20
+_TURNED_SHARE = 0.2  # share of sentences that start with the person whose number is known
+_COMPARED_OPENINGS = ("{name} has {start} {things}.", "{name} owns {start} {things}.")
+_COMPARED_QUESTIONS = ("How many {things} has {name}?", "How many {things} does {name} have?")
+_COMPARED_FIRST = ("{name} has {start}.", "Start with {name}: {start}.", "First, {name} has {start}.", "We know that {name} has {start}.")
+_COMPARED_STEPS = (
+    "{one} has {amount} {word} than {two}, so {new} has {equation}.",
+    "{one} has {amount} {word} than {two}: {new} has {equation}.",
+    "{one} has {amount} {word} than {two}, which gives {new} {equation}.",
+    "Since {one} has {amount} {word} than {two}, {new} has {equation}.",
+)
+_COMPARED_LAST = (
+    "So {name} has {total}.",
+    "That leaves {name} with {total}.",
+    "In the end {name} has {total}.",
+    "The number of {name} is {total}.",
+    "Therefore {name} has {total}.",
+)
+
+
+def _comparison_problem(rng: random.Random) -> tuple[str, str, str]:
+    people = rng.sample(NAMES, _COMPARISONS + 1)
+    total = start = rng.randint(0, _COMPARED_LIMIT)
+    (opening, question, things), template_id = _pick(rng, _COMPARED_OPENINGS, _COMPARED_QUESTIONS, _THINGS)
+    sentences = [opening.format(name=people[0], start=start, things=things)]
+    for known, new in itertools.pairwise(people):
+        change = rng.choice([change for change in range(-9, 10) if change and 0 <= total + change <= _COMPARED_LIMIT])
+        total += change
+        turned = rng.random() < _TURNED_SHARE
+        one, two = (known, new) if turned else (new, known)
+        sentences.append(f"{one} has {abs(change)} {'more' if (change > 0) != turned else 'fewer'} than {two}.")
+    sentences.append(question.format(name=people[-1], things=things))
+    return " ".join(sentences), str(total), template_id
+
+
+def _comparison_rationale(question: str, wording: int, slip: random.Random | None, explained: int | None = None) -> str:
+    """The rationale of a comparison. A slip reads one sentence by its word alone, or the other way round: a wrong operation."""
+    known, start = re.match(r"(\w+) (?:has|owns) (\d+)", question).groups()  # type: ignore[union-attr]
+    comparisons = re.findall(r"(\w+) has (\d+) (more|fewer) than (\w+)\.", question)
+    first, step, last = _wording(wording, _COMPARED_FIRST, _COMPARED_STEPS, _COMPARED_LAST)
+    wrong = slip.randrange(len(comparisons)) if slip else None
+    total = int(start)
+    sentences = [first.format(name=known, start=start)]
+    for number, (one, amount, word, two) in enumerate(comparisons):
+        new, turned = (two, True) if one == known else (one, False)
+        sign = "+" if ((word == "more") != turned) != (number == wrong) else "-"
+        result = total + int(amount) if sign == "+" else total - int(amount)
+        if number == explained:
+            sentences.append(f"Read it from {new}: {new} has {amount} {'more' if sign == '+' else 'fewer'} than {known}.")
+        sentences.append(step.format(one=one, amount=amount, word=word, two=two, new=new, equation=f"{total} {sign} {amount} = {result}"))
+        known, total = new, result
+    return " ".join([*sentences, last.format(name=known, total=total)])
+
+
 # --- toy_coin_flip: every sentence has the same number of words, so length reveals nothing -----------------------
 
 _FLIPS = ("{other} flips the coin.", "{other} turns the coin.")
@@ -256,6 +315,7 @@ def _last_quoted(rationale: str) -> str:
 
 TOY_TASKS: dict[str, ToyTask] = {
     "toy_arithmetic": ToyTask(_arithmetic_problem, _arithmetic_rationale, _equations, _last_number, 80),
+    "toy_comparison": ToyTask(_comparison_problem, _comparison_rationale, _equations, _last_number, 80),
     "toy_coin_flip": ToyTask(_coin_problem, _coin_rationale, _sides, _last_verdict, 80),
     "toy_last_letter": ToyTask(_letter_problem, _letter_rationale, _letters, _last_quoted, 80),
 }
