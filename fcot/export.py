@@ -175,7 +175,7 @@ def _common(directory: RunDirectory, config: DictConfig) -> Row:
 def _rule(config: DictConfig) -> AnswerRule:
     """The rule that reads the answers of the run's data."""
     dataset = config.dataset
-    return AnswerRule(dataset.answer_type, dataset.choices) if "answer_type" in dataset else TASKS[dataset.name].rule
+    return AnswerRule(dataset.answer_type, dataset.get("choices", "")) if "answer_type" in dataset else TASKS[dataset.name].rule
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

@@ -221,6 +221,7 @@ def test_an_unknown_key_or_choice_lists_the_existing_ones(run_fcot, override, me
     (["teacher=openai", "teacher.model=m", "teacher.base_url=http://h/v1", "teacher.headers.X=VAR"], []),
     (["logger.options.x=1", "student.headers.X=VAR"], ["logger.options: logger=csv has no", "student.headers: student=tiny_gpt2 has no"]),
     (["logger=tensorboard", "logger.options.x=1"], []),
+    (["logger.options.x=1", "diversity=0", "teacher=openai", "teacher.base_url=http://h/v1"], ["logger.options", "teacher.model", "div"]),
 ])  # fmt: skip
 def test_options_of_another_choice_are_faults_that_name_the_choices_which_have_them(overrides, faults, monkeypatch):
     """Hydra adds keys of these open mappings itself, wherever the choice has no such mapping."""

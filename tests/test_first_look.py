@@ -123,6 +123,27 @@ def test_a_purchase_without_replies_stops_and_names_the_thoughts(openai_run, mes
     assert not printed or "repeat" not in printed[0][0]
 
 
+@pytest.mark.parametrize(("teacher", "n_replies", "stops"), [("openai", 0, True), ("openai", 1, False), ("openai_batch", 0, False)])
+def test_a_purchase_stops_only_if_no_completion_has_a_reply_and_the_rest_is_not_bought_yet(
+    make_run, tmp_path, messages, teacher, n_replies, stops
+):
+    run = make_run(tmp_path, f"teacher={teacher}", "teacher.model=fake", "teacher.base_url=http://127.0.0.1:9/v1", *SMALL, "diversity=4")
+    look, printed = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 4), messages()
+    replies = {run.split.train[0]} if n_replies else set()
+
+    def judge():
+        for index in run.split.train[:6]:
+            reason = "stop" if index in replies else "refused:no_reply"
+            look([Completion(index, draw, f"So {draw}." if index in replies else "", "", reason) for draw in range(4)])
+
+    if stops:
+        with pytest.raises(FcotError, match="stopped before the rest was bought: the first 20 completions all have a thought and no reply"):
+            judge()
+    else:
+        judge()
+    assert bool(printed) != stops
+
+
 def test_thoughts_with_an_answer_are_not_called_repeated_and_are_reused(openai_run, messages):
     """The replies are equal and the thoughts differ: what is bought can be trained on with ``prompt.thinking=only``."""
     run, printed = openai_run("http://127.0.0.1:9/v1", "diversity=3"), messages()

@@ -28,13 +28,12 @@ def to_config(composed: DictConfig) -> Config:
     Raises:
         ConfigFaults: The configuration has faults; the message lists all of them.
     """
-    if faults := list(_unknown_options(composed)):
-        raise ConfigFaults(faults)
+    unknown = list(_unknown_options(composed))
     missing = [key for key in sorted(OmegaConf.missing_keys(composed)) if not key.startswith("hydra")]
     if faults := [f"{key} is not set: {_allowed(composed, key) or f'{key}=...'}" for key in missing]:
-        raise ConfigFaults(faults + _other_faults(composed, missing))
+        raise ConfigFaults([*unknown, *faults, *_other_faults(composed, missing)])
     config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
-    if faults := list(faults_of(config)):
+    if faults := [*unknown, *faults_of(config)]:
         raise ConfigFaults(faults)
     return config
 

@@ -67,13 +67,13 @@ class FirstLook:
         self.reported = True
 
     def _stop_without_replies(self) -> None:
-        """End the purchase if none of the first completions has a reply: the rest would be wasted.
+        """End the purchase if none of the first completions has a reply: the rest would be wasted. A batch is bought as a whole.
 
         Raises:
             FcotError: No completion has a reply.
         """
-        n = self.outcomes.total
-        if not self.reported and self.outcomes.faults["no_reply"] == n:
+        n, in_batches = self.outcomes.total, getattr(self.run.config.teacher, "batch", False)
+        if not (self.reported or in_batches) and self.outcomes.faults["no_reply"] == n:
             raise FcotError(f"stopped before the rest was bought: the first {n:,} completions all {self.remedies.no_reply}")
 
     def _on_repeats(self) -> list[str]:
