@@ -16,6 +16,7 @@ from fcot.config.checks import to_config
 from fcot.config.overrides import prepare
 from fcot.config.schema import SCHEMAS, register_schemas
 from fcot.curation.filters import CONCISE, FILTERS
+from fcot.sweeps.launch import launch
 
 CONF = Path(__file__).parent.parent / "conf"
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
@@ -235,6 +236,20 @@ def test_options_of_another_choice_are_faults_that_name_the_choices_which_have_t
         to_config(config)
     assert len(error.value.faults) == len(faults)
     assert all(any(shown.startswith(fault) for shown in error.value.faults) for fault in faults)
+
+
+@pytest.mark.parametrize(("kind", "parameters", "message"), [
+    ("serial", {"additional_parameters": {"gres": "gpu:1"}}, "hydra/launcher=serial has no such option; slurm and slurm_ddp have it"),
+    ("local", {"additional_parameters": {"gres": "gpu:1"}}, "hydra/launcher=local has no such option; slurm and slurm_ddp have it"),
+    ("slurm", {"signal_delay_s": 120, "timeout_min": 2}, "the warning would come at the start"),
+])  # fmt: skip
+def test_launcher_options_that_cannot_work_are_errors_that_leave_no_folder(tmp_path, kind, parameters, message):
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    (folder / "multirun.yaml").write_text("")  # by Hydra
+    with pytest.raises(FcotError, match=message):
+        launch(folder, [["seed=0"]], [], {"kind": kind} | parameters)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Seq
         FcotError: No job can be run, or SLURM rejects them.
         SystemExit: Some jobs failed. They were listed, and the others reported.
     """
-    _check(launcher)
     try:
+        _check(launcher)
         sweep, runs = make_plan(folder, job_overrides, searchpath, launcher)
         _refuse_if_all_are_faulty(sweep)
         _check_prices(sweep, runs)
