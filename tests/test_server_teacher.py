@@ -25,6 +25,7 @@ from fcot.objectives.stored import StoredDistributionLoss, cover
 from fcot.student.data import Layout
 from fcot.student.forward import Forward
 from fcot.student.own import RenewedRows
+from fcot.student.tokenization import TokenizedSample
 
 PRICE = 1000.0  # USD per million tokens
 SMALL = (
@@ -237,6 +238,23 @@ def test_own_samples_have_no_loss_if_the_server_is_the_student_or_scored_nothing
         objective = own_objective(student, tops)
         loss = objective.loss(Forward(student.model), objective.collate(np.array([6, 7, 8]), 0))
         assert abs(loss.total.item()) / objective.denominator(np.array([6, 7, 8])) < 2e-5
+
+
+def test_own_tokens_that_do_not_re_encode_end_what_the_server_covers():
+    student, text = make_student("gpt2"), " 2 + 7 = 19, and 19 + 1 = 20."
+    canonical = tokenizer()(text, add_special_tokens=False)["input_ids"]
+    split = [tokenizer().convert_tokens_to_ids(list(token)) for token in tokenizer().convert_ids_to_tokens(canonical)]
+    place, pieces = next((place, pieces) for place, pieces in enumerate(split) if place > 3 and len(pieces) > 1 and None not in pieces)
+    written = [*canonical[:place], *pieces, *canonical[place + 1 :]]
+    assert tokenizer().decode(written) == text
+    ids = np.arange(2 * len(canonical), dtype=np.int32).reshape(-1, 2) % 300
+    top = TopTokens(np.array(canonical, np.int32), ids, np.full(ids.shape, -1.0, np.float16))
+    rows = RenewedRows(make_rows(student, 1))
+    rows.replace_own([TokenizedSample(rows.stored[0].prompt, written)], [top])
+    objective = StoredDistributionLoss(CompletionLoss(rows, Layout("decoder", 0)), [None], 0.5, 1, rows.top)
+    loss = objective.loss(Forward(student.model), objective.collate(np.array([1]), 0))
+    assert float(loss.watched["covered"]) == place
+    assert loss.total.isfinite()
 
 
 def test_own_samples_have_the_whole_weight_of_the_divergence_and_stored_ones_the_cross_entropy():

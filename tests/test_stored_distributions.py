@@ -247,6 +247,28 @@ def test_the_scored_tokens_of_a_prompt_are_those_at_its_end():
     assert body["continue_final_message"] is True
 
 
+def test_a_scored_prompt_without_some_log_probabilities_is_read_as_far_as_it_has_them():
+    text = "2 + 7 = 9."
+    ids = tokenizer()("Why? " + text, add_special_tokens=False)["input_ids"]
+    own = len(tokenizer()(" " + text, add_special_tokens=False)["input_ids"])
+    reader = LogprobReader(2, "unused")
+    reader.__dict__["_vocabulary"] = Vocabulary(tokenizer())
+
+    def top_of(position, entry):
+        positions = [None, *({str(token): {"logprob": -0.2}, "5": {"logprob": -2.0}} for token in ids[1:])]
+        positions[position] = entry
+        return reader.read_scored({"prompt_logprobs": positions}, text).top
+
+    missing = {str(ids[-2]): {"logprob": None}, "5": {"logprob": -1.0}}
+    assert top_of(-2, missing).ids[-2].tolist() == [5, NO_TOKEN]
+    assert top_of(-2, missing).tokens.tolist() == ids[-own:]
+    assert top_of(-2, {str(ids[-2]): {}}).ids[-2].tolist() == [NO_TOKEN, NO_TOKEN]
+    assert top_of(-2, {}) is None
+    assert top_of(-2, None) is None
+    assert top_of(-2, {"seven": {"logprob": -0.1}}) is None, "not an id"
+    assert top_of(1, None).tokens.tolist() == ids[-own:], "the prompt before the text does not count"
+
+
 # --- from a local model -----------------------------------------------------------------------------------------------
 
 

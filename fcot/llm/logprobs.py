@@ -60,11 +60,7 @@ class LogprobReader:
             positions: For each token of the prompt, ``{"<id>": {"logprob": ...}, ...}``, the prompt's own token first.
             text: The scored text.
         """
-        named = [
-            {int(token): float(entry["logprob"]) for token, entry in position.items()} if isinstance(position, dict) else {}
-            for position in positions
-        ]
-        tokens = [next(iter(alternatives), -1) for alternatives in named]
+        tokens, named = zip(*map(_position, positions), strict=True) if positions else ((), ())
         decode = self._vocabulary.tokenizer.decode
         end = len(tokens)
         while end and tokens[end - 1] >= 0 and not decode([tokens[end - 1]], skip_special_tokens=True).strip():
@@ -78,6 +74,13 @@ class LogprobReader:
             if len(spelled) > len(text):
                 break
         return None
+
+
+def _position(position: Any) -> tuple[int, dict[int, float]]:
+    """The prompt's own token at a position, -1 if the server did not name it, and log-probabilities by token id."""
+    entries = position.items() if isinstance(position, dict) else ()
+    values = {int(token): entry.get("logprob") for token, entry in entries if token.isdigit() and isinstance(entry, dict)}
+    return next(iter(values), -1), {token: float(value) for token, value in values.items() if isinstance(value, int | float)}
 
 
 def teacher_tokenizer(source: str) -> Any:
