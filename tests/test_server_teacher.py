@@ -20,6 +20,9 @@ from students import make_rows, make_student, tokenizer
 
 from fcot.base.errors import FcotError
 from fcot.llm.distributions import TopTokens
+from fcot.llm.money import Price
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.store.inventory import faults, holdings
 from fcot.objectives.completion import CompletionLoss
 from fcot.objectives.stored import StoredDistributionLoss, cover
 from fcot.student.data import Layout
@@ -100,6 +103,16 @@ def test_scored_tokens_count_in_usage_and_price(uninterrupted):
     total = uninterrupted.metrics["teacher_usage"]
     assert total["prompt_tokens"] == bought["prompt_tokens"] + sum(tokens)
     assert total["usd"] == pytest.approx(bought["usd"] + usage["usd"])
+
+
+def test_the_store_lists_the_scores_of_a_run_together(uninterrupted):
+    folder = StoreFolder(uninterrupted.folder.parents[1] / "store/toy_arithmetic/m/score")
+    (listed,) = holdings(folder, lambda model: Price(PRICE, PRICE, PRICE))
+    n = len(scored(uninterrupted.bodies))
+    assert (listed.counts["scored"], listed.counts["prompts"], listed.counts["rationales"]) == (n, n, 0)
+    assert "top_logprobs=2" in listed.settings
+    assert listed.usd == pytest.approx(uninterrupted.train["scoring_usage"]["usd"])
+    assert [fault for shard in folder.shards() for fault in faults(shard, Counter())] == []
 
 
 def test_a_run_that_is_killed_twice_while_it_is_scored_has_the_same_weights_and_pays_for_no_text_twice(uninterrupted, tmp_path):

@@ -29,7 +29,7 @@ class Holdings:
     Attributes:
         settings: The requests' parameters other than prompt and model, as text.
         model: The model id of the requests.
-        counts: ``prompts``, ``rationales``, ``answers``, ``refused``, ``scored`` (requests that scored a stored text), ``prompt tokens``,
+        counts: ``prompts``, ``rationales``, ``answers``, ``refused``, ``scored`` (requests that scored a text), ``prompt tokens``,
             ``completion tokens``, ``bytes`` (distributions included).
         models: Number of generations by the model name that the server returned.
         usd: The cost of all requests, in USD; None if the price is unknown.
@@ -87,7 +87,7 @@ def holdings(folder: StoreFolder, price_of: Callable[[str], Price | None]) -> li
 
 def _settings(by_settings: dict[str, Holdings], request: dict[str, Any]) -> str:
     """A request's parameters as text. The first request of a configuration adds its record."""
-    parameters = {name: value for name, value in request.items() if name not in ("prompt", "model")}
+    parameters = {name: value for name, value in request.items() if name not in ("prompt", "model", "scored")}
     kind = "text" if isinstance(request.get("prompt"), str) else "chat"
     texts = (f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}" for name, value in parameters.items())
     text = ", ".join([kind, *texts])
@@ -97,7 +97,8 @@ def _settings(by_settings: dict[str, Holdings], request: dict[str, Any]) -> str:
 
 def _count(holding: Holdings, row: StoreRow, size: int, price_of: Callable[[str], Price | None], new_prompt: bool) -> None:
     answer, counts = bool(row.get("root")), holding.counts
-    counts["scored" if row.get("refused") == SCORED else "refused" if row["slot"] is None else "answers" if answer else "rationales"] += 1
+    scored = row.get("refused") == SCORED or "scored" in row.get("asked", ())
+    counts["scored" if scored else "refused" if row["slot"] is None else "answers" if answer else "rationales"] += 1
     counts["prompts"] += new_prompt
     is_copy = "adopted" in row  # its cost is counted where it was bought
     counts["prompt tokens"] += 0 if is_copy else row.get("prompt_tokens") or 0
