@@ -237,7 +237,7 @@ def test_a_student_answers_as_predict_does_and_loads_its_model_once(trained, tmp
 def test_a_student_is_found_by_its_run(trained, monkeypatch):
     monkeypatch.setenv("FCOT_OUTPUT_DIR", str(trained.folder.parent.parent))
     assert fcot.Student(trained.name).folder == trained.student.folder == trained.folder / "student"
-    with pytest.raises(fcot.FcotError, match="not a student that fcot trained"):
+    with pytest.raises(fcot.FcotError, match="no such folder; name that of a run or of a student"):
         fcot.Student("nowhere")
 
 
