@@ -59,7 +59,7 @@ def stored_batch(targets: torch.Tensor, vocabulary: int) -> dict[str, Any]:
 def measure(side: str, options: argparse.Namespace) -> tuple[float, float]:
     """Median seconds of forward and backward, and gigabytes of peak memory."""
     torch.manual_seed(0)
-    weight = (0.05 * torch.randn(options.vocabulary, options.width)).requires_grad_()
+    weight = torch.nn.Parameter(0.05 * torch.randn(options.vocabulary, options.width))
     states = torch.randn(options.targets, options.width, requires_grad=True)
     targets = torch.randint(options.vocabulary, (options.targets,))
     stored = options.loss == "stored"

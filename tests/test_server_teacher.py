@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,11 +21,13 @@ from students import make_rows, make_student, tokenizer
 
 from fcot.base.errors import FcotError
 from fcot.llm.distributions import TopTokens
+from fcot.llm.logprobs import LogprobReader
 from fcot.llm.money import Price
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.store.inventory import faults, holdings
 from fcot.objectives.completion import CompletionLoss
 from fcot.objectives.stored import StoredDistributionLoss, cover
+from fcot.stages.scoring import student_scores, text_for
 from fcot.student.data import Layout
 from fcot.student.forward import Forward
 from fcot.student.own import RenewedRows
@@ -224,6 +227,20 @@ def test_what_a_server_cannot_give_is_rejected(overrides, message, tmp_path):
         given = [word for word in given if not word.startswith("method")]
     with pytest.raises(FcotError, match=message):
         make_run(tmp_path, *given, *overrides)
+
+
+def test_an_endpoint_that_continues_texts_gets_prompt_and_rationale_as_one_text(tmp_path):
+    given = [word for word in options("http://127.0.0.1:9/v1", tmp_path) if not word.startswith("output_dir")]
+    resolved = make_run(tmp_path, *given, "teacher.endpoint=completions", "prompt=zero_shot_cot")
+    plan, problem = student_scores(resolved), resolved.problems[0]
+    requests = [plan.step1(replace(problem, rationale=text_for(plan, text))) for text in ("Two and two.", "Two and three.")]
+    body = LogprobReader(2, "unused").parameters(requests[0], chat=False)
+    assert body["prompt"] == resolved.prompt_for(problem.question) + " Two and two."
+    assert (body["prompt_logprobs"], body["max_tokens"]) == (2, 1)
+    further = replace(requests[0], top_logprobs=3)
+    keys = {plan.key(request) for request in (*requests, further)}
+    assert len(keys) == 3, "text and number of tokens are part of the key"
+    assert plan.key(plan.step1(replace(problem, rationale=" Two and two."))) in keys
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -204,14 +205,21 @@ def test_stored_completions_without_distributions_are_scored_on_request_and_neve
         assert len(bodies) == n_bought
         estimate = run_fcot(*learned(url, tmp_path), *stored, "teacher.score_stored=true", "dry_run=true")
         assert "teacher.score_stored=true: at most" in estimate.stdout + estimate.stderr
-        scored = run_fcot(*learned(url, tmp_path), *stored, "teacher.score_stored=true")
+        (tmp_path / "prices.yaml").write_text("m: {input: 100, output: 1000}")
+        priced = ("teacher.score_stored=true", f"teacher.prices={tmp_path / 'prices.yaml'}")
+        estimate = run_fcot(*learned(url, tmp_path), *stored, *priced, "dry_run=true")
+        assert re.search(r"rationales are scored, [\d,]+ prompt tokens more \(\$[\d.]+ \(", estimate.stdout + estimate.stderr)
+        scored = run_fcot(*learned(url, tmp_path), *stored, *priced)
         assert scored.returncode == 0, scored.stderr
         new = bodies[n_bought:]
         assert all("prompt_logprobs" in body for body in new)
         metrics, trained = only_run(tmp_path)
         assert trained["distribution_tokens_share"] > 0.6
         assert len(new) == 2 * metrics["n_train_problems"]
-        assert metrics["teacher_usage"]["prompt_tokens"] > 20 * n_bought  # the scored prompts are counted
+        usage = metrics["teacher_usage"]
+        assert usage["prompt_tokens"] > 20 * n_bought  # the scored prompts are counted
+        assert usage["usd"] == pytest.approx((100 * usage["prompt_tokens"] + 1000 * usage["completion_tokens"]) / 1e6)
+        assert usage["requests"] == len(new), "another run bought the completions"
         again = run_fcot(*learned(url, tmp_path), *stored, "teacher.score_stored=true", "seed=1")
         assert again.returncode == 0, again.stderr
         assert bodies[n_bought + len(new) :] == []
