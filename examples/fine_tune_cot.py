@@ -57,9 +57,9 @@ def read_number(text: str, last: bool = False) -> float:
 
 
 def read_answer(text: str) -> float:
-    """The answer in a student's text: the number behind the last "-->"; the last number where there is no "-->"."""
-    _, delimiter, answer = text.rpartition("-->")
-    return read_number(answer, last=not delimiter)
+    """The answer in a student's text: the number behind the last "-->" that one follows; the last number where there is no "-->"."""
+    _, *answers = text.split("-->")
+    return next((n for n in map(read_number, reversed(answers)) if n == n), math.nan) if answers else read_number(text, last=True)
 
 
 def curate(rows: Sequence[dict[str, str]]) -> list[tuple[str, str]]:

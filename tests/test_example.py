@@ -92,7 +92,16 @@ def test_the_answers_equal_the_pipelines(completions):
     assert len(set(expected)) > 5
     assert example.decode(student.model, student.tokenizer, questions, 12, batch_size=8) == expected
 
-    for text in ("1 + 2 = 3. --> 3", "3 --> 1,234.50 or 5", "--> 1 --> -2", "1 and 2", "0.66666666666666667", "nothing", *expected):
+    for text in (
+        "1 + 2 = 3. --> 3",
+        "3 --> 1,234.50 or 5",
+        "--> 1 --> -2",
+        "4 --> 1 --> ?",
+        "1 and 2",
+        "0.66666666666666667",
+        "nothing",
+        *expected,
+    ):
         answer = FORMAT.parse(text, RULE)
         assert example.read_answer(text) == pytest.approx(float("nan") if answer is None else float(answer), nan_ok=True), text
     for n_correct, n in ((0, 9), (7, 9), (398, 405), (405, 405)):

@@ -329,10 +329,10 @@ def test_a_student_that_ends_no_sample_stops_the_training_each_time_with_a_messa
 
 SMALL = (
     "dataset.n_problems=60", "diversity=2", "trainer.max_steps=20", "trainer.evaluate_every_steps=10", "trainer.warmup_steps=2",
-    "student.layers=1", "student.max_new_tokens=40", "method=on_policy", "method.steps=12", "method.renew_every=5",
+    "student.max_new_tokens=40", "method=on_policy", "method.steps=12", "method.renew_every=5",
     "method.max_unfinished=1",
 )  # fmt: skip
-TINY = ("student=tiny_t5", "student.width=32")
+TINY = ("student=tiny_t5", "student.width=32", "student.layers=1")
 
 
 @pytest.fixture(scope="module")

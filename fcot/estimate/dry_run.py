@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fcot.base.files import read_jsonl
 from fcot.base.resources import PRICES
+from fcot.estimate.measured import ASSUMED_TOKENS_PER_CHARACTER, Measured, characters
 from fcot.estimate.needs import Interval, RoundNeeds, RunEstimate, StudentNeeds, money
 from fcot.estimate.toy import toy_note
 from fcot.llm.logprobs import teacher_tokenizer
 from fcot.llm.money import Price
 from fcot.llm.plan import answers, consecutive, gave_up
-from fcot.llm.store.folder import StoreFolder
-from fcot.llm.store.rows import lines
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.prompts import judge
 from fcot.runs.run import Run, data_notes
@@ -28,12 +24,6 @@ from fcot.stages.first_look import former_notes
 from fcot.stages.table import FINE_TUNE, JUDGE, PROBE, SCORE, TRAIN_ON_POLICY
 from fcot.student.config import ApiStudentConfig
 
-_ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
-_ASSUMED_RATIONALE_TOKENS = np.array([30.0, 120.0, math.inf])  # cut at the token limit
-_ASSUMED_ANSWER_TOKENS = np.array([2.0, 8.0, 32.0])
-_MIN_WIDTH = 0.1  # smallest half-width of an interval, as a share of the measured mean: unmeasured problems have other lengths
-_ASSUMED_ROW_BYTES = 900
-_MEASURED_BYTES = 1 << 18  # read from the end of each file of a store folder
 _ASSUMED_ZERO_SHOT_TOKENS = np.array([2.0, 128.0, math.inf])  # answer of a chat model whose prompt sets no format
 _TURN_TOKENS = 4  # tokens of a chat message in addition to its text
 
@@ -63,7 +53,29 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
             _add_student(result, run, np.zeros(3))
         return result
     plan, folder = run.plan, run.store.refresh()
-    measured = _Measured(folder, plan.prompt.two_steps, plan.prompt.rationale_tokens, plan.prompt.answer_tokens)
+    measured = Measured(folder, plan.prompt.two_steps, plan.prompt.rationale_tokens, plan.prompt.answer_tokens)
+    rows = _add_purchase(result, run, measured, planned)
+    result.disk_bytes += rows * measured.row_bytes + result.requested * measured.row_bytes / 2
+    if (price := plan.price) is not None:
+        result.usd = np.array([price.usd(p, c) for p, c in zip(result.prompt_tokens, result.completion_tokens, strict=True)])
+        result.usd_batch = result.usd * price.batch if price.batch != 1 else None
+        result.usd_shared = np.array([price.usd(tokens, 0) for tokens in result.shared_tokens])
+        if plan.budget_usd is not None and plan.budget_usd < result.usd[1]:
+            share = f"about {100 * plan.budget_usd / result.usd[1]:.0f} % of that"
+            result.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {share}")
+    result.notes += [measured.note, *_price_notes(run), *_store_notes(run, planned, label, measured, result), *former_notes(run)]
+    if run.config.method.rounds > 1:
+        result.round = _round(run, run.config.method, measured)
+        result.steps *= run.config.method.rounds
+        result.notes.append("a later round's requests depend on the exam: ASSUMED that the student fails none, half or all train problems")
+    _add_judge(result, run, measured, planned)
+    _add_student(result, run, measured.rationale)
+    return result
+
+
+def _add_purchase(result: RunEstimate, run: Run, measured: Measured, planned: dict[tuple[object, ...], int]) -> int:
+    """Add the requests and tokens of the completions that are not stored; returns the number of rows that they will have."""
+    plan, folder = run.plan, run.store
     max_choices = min(plan.teacher.max_choices, measured.most_choices or plan.teacher.max_choices)
     rows = 0
     for problem in run.select(run.split.train):
@@ -78,7 +90,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         if gave_up(plan, shard, key):
             empty, with_rationale = [], stored
         n_requests = sum(1 for _ in consecutive(empty, max_choices))
-        prompt = measured.per_character * _characters(request.prompt)
+        prompt = measured.per_character * characters(request.prompt)
         result.requested += plan.diversity
         result.stored += len(stored)
         result.bought += len(empty)
@@ -99,22 +111,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
             result.prompt_tokens += n_answers * (prompt + measured.rationale + 10)
             result.completion_tokens += n_answers * measured.answer
             rows += n_answers
-    result.disk_bytes += rows * measured.row_bytes + result.requested * measured.row_bytes / 2
-    if (price := plan.price) is not None:
-        result.usd = np.array([price.usd(p, c) for p, c in zip(result.prompt_tokens, result.completion_tokens, strict=True)])
-        result.usd_batch = result.usd * price.batch if price.batch != 1 else None
-        result.usd_shared = np.array([price.usd(tokens, 0) for tokens in result.shared_tokens])
-        if plan.budget_usd is not None and plan.budget_usd < result.usd[1]:
-            share = f"about {100 * plan.budget_usd / result.usd[1]:.0f} % of that"
-            result.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {share}")
-    result.notes += [measured.note, *_price_notes(run), *_store_notes(run, planned, label, measured, result), *former_notes(run)]
-    if run.config.method.rounds > 1:
-        result.round = _round(run, run.config.method, measured)
-        result.steps *= run.config.method.rounds
-        result.notes.append("a later round's requests depend on the exam: ASSUMED that the student fails none, half or all train problems")
-    _add_judge(result, run, measured, planned)
-    _add_student(result, run, measured.rationale)
-    return result
+    return rows
 
 
 def _credential_notes(run: Run) -> Iterator[str]:
@@ -129,7 +126,7 @@ def _credential_notes(run: Run) -> Iterator[str]:
 
 
 def _store_notes(
-    run: Run, planned: dict[tuple[object, ...], int], label: Sequence[str], measured: _Measured, result: RunEstimate
+    run: Run, planned: dict[tuple[object, ...], int], label: Sequence[str], measured: Measured, result: RunEstimate
 ) -> Iterator[str]:
     """Notes about repeated rationales, and about stored ones: those that will be scored, and those that the run does not use although it
     would send requests.
@@ -143,23 +140,23 @@ def _store_notes(
         yield from elsewhere_notes(run, label, lambda *about: not _reserve(planned, 1, "elsewhere", *about))
 
 
-def _scoring_notes(run: Run, measured: _Measured) -> Iterator[str]:
+def _scoring_notes(run: Run, measured: Measured) -> Iterator[str]:
     """A note about the stored rationales that a server scores, if curation keeps them all: they are sent as prompts."""
     if SCORE not in run.stages or not run.config.teacher.priced or not run.config.teacher.score_stored:
         return
-    plan, folder, n, characters = run.plan, run.store, 0, 0
+    plan, folder, n, n_characters = run.plan, run.store, 0, 0
     for problem in run.select(run.split.train):
         key = plan.root_key(folder, problem)
         shard = folder.shard(key)
         slots = [slot for slot in plan.slots if shard.has(key, slot) and not shard.distributions.has(shard.row(key, slot))]
-        n, characters = n + len(slots), characters + len(slots) * _characters(plan.step1(problem).prompt)
+        n, n_characters = n + len(slots), n_characters + len(slots) * characters(plan.step1(problem).prompt)
     if n:
-        tokens = characters * measured.per_character + n * measured.rationale
+        tokens = n_characters * measured.per_character + n * measured.rationale
         usd = None if plan.price is None else np.array([plan.price.usd(prompt_tokens, n) for prompt_tokens in tokens])
         yield f"teacher.score_stored=true: at most {n:,} stored rationales are scored, {tokens[1]:,.0f} prompt tokens more ({money(usd)})"
 
 
-def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
+def _round(run: Run, method: TailoredConfig, measured: Measured) -> RoundNeeds:
     """The needs of each later round, as (low, middle, high): if the student fails none, half or all of the train problems."""
     feedback, steps = method.feedback, 1
     exam = [problem for problem in run.select(run.split.train) if problem.labelled]
@@ -178,7 +175,7 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
     return RoundNeeds(method.rounds - 1, steps * completions, *tokens, usd)
 
 
-def _add_judge(result: RunEstimate, run: Run, measured: _Measured, planned: dict[tuple[object, ...], int]) -> None:
+def _add_judge(result: RunEstimate, run: Run, measured: Measured, planned: dict[tuple[object, ...], int]) -> None:
     """Add the needs of the judge: for the kept completions or, before curation, for half, all and all of them (low, middle, high)."""
     if JUDGE not in run.stages:
         return
@@ -213,7 +210,7 @@ def _add_scores(result: RunEstimate, run: Run) -> None:
 
     plan, method = student_scores(run), run.config.method
     limit = method.max_new_tokens or run.config.student.max_new_tokens
-    measured = _Measured(run.store, False, limit, 0)
+    measured = Measured(run.store, False, limit, 0)
     shares = [method.own_share, method.own_share if method.last_own_share is None else method.last_own_share]
     n = 1 + method.steps * run.config.trainer.batch_size * np.array([np.mean(shares), np.mean(shares), max(shares)])
     prompts = [run.prompt_for(problem.question) for problem in run.select(run.split.train)]
@@ -256,7 +253,7 @@ def _add_student(result: RunEstimate, run: Run, rationale: Interval) -> None:
         needs.answers += len(missing)
         for _ in consecutive(missing, plan.teacher.max_choices):
             needs.requests += 1
-            needs.prompt_tokens += _ASSUMED_TOKENS_PER_CHARACTER * _characters(plan.step1(problem).prompt) + _TURN_TOKENS
+            needs.prompt_tokens += ASSUMED_TOKENS_PER_CHARACTER * characters(plan.step1(problem).prompt) + _TURN_TOKENS
     if plan.prompt.two_steps:
         needs.requests, needs.prompt_tokens = 2 * needs.requests, 2 * needs.prompt_tokens + needs.answers * rationale
     limit = plan.prompt.rationale_tokens + (plan.prompt.answer_tokens if plan.prompt.two_steps else 0)
@@ -277,7 +274,7 @@ def _samples(run: Run, rationale: Interval) -> tuple[int, Interval, Interval]:
 
     The samples are the kept completions if curation is finished, else all completions.
     """
-    train, per_character = run.split.train, _ASSUMED_TOKENS_PER_CHARACTER
+    train, per_character = run.split.train, ASSUMED_TOKENS_PER_CHARACTER
     texts: list[str] = []  # known rationales
     if run.uses_rationales and run.directory.curated.exists():
         kept = [row for row in read_jsonl(run.directory.curated) if row["kept"]]
@@ -308,98 +305,6 @@ def _reserve(planned: dict[tuple[object, ...], int], n_slots: int, *key: object)
     n_before = planned.get(key, 0)
     planned[key] = max(n_before, n_slots)
     return n_before
-
-
-class _Measured:
-    """Lengths of the prompts and answers in a store folder, as (low, middle, high); assumed lengths if the folder is empty.
-
-    Attributes:
-        row_bytes: Mean size of a row, in bytes.
-        per_character: Prompt tokens per character.
-        rationale: Tokens of a rationale.
-        answer: Tokens of a step-2 answer.
-        note: Sentence about the source of the lengths.
-        most_choices: The most choices of one prompt that the server has returned in one request, if it never returned as many as were
-            requested; None if it did, and if nothing is known.
-    """
-
-    def __init__(self, folder: StoreFolder, two_steps: bool, rationale_limit: int, answer_limit: int) -> None:
-        sample = _sample(tuple((path, path.stat().st_size) for shard in folder.shards() for path in shard.files()))
-        self.row_bytes = sample.row_bytes or _ASSUMED_ROW_BYTES
-        self.per_character = _interval(sample.per_character) if sample.per_character else _ASSUMED_TOKENS_PER_CHARACTER
-        self.rationale = np.minimum(_interval(sample.rationales) if sample.rationales else _ASSUMED_RATIONALE_TOKENS, rationale_limit)
-        self.answer = np.minimum(_interval(sample.answers) if sample.answers else _ASSUMED_ANSWER_TOKENS, answer_limit)
-        short = sample.choices and all(returned < requested for requested, returned in sample.choices)
-        self.most_choices = max(returned for _, returned in sample.choices) if short else None
-        n = len(sample.rationales)
-        self.note = (
-            f"lengths: from {n:,} generations in the store" if n
-            else "lengths: ASSUMED (a rationale of 30-120 tokens, at most its limit; a token of 3-5 characters); preview=5 measures them"
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _StoredLengths:
-    """Lengths of generations in a store folder."""
-
-    rationales: list[float]  # tokens
-    answers: list[float]  # tokens
-    per_character: list[float]  # tokens per character of a prompt
-    row_bytes: float  # mean; 0 without rows
-    choices: list[tuple[int, int]]  # of each request for several choices: how many were requested, and how many were returned
-
-
-@lru_cache(maxsize=64)
-def _sample(files: tuple[tuple[Path, int], ...]) -> _StoredLengths:
-    """Measure the newest rows of each file (path, size). The result is cached for all runs that share the folder."""
-    lengths: dict[bool, list[float]] = {False: [], True: []}  # tokens of a generation, by whether it is a step-2 answer
-    ratios: list[float] = []
-    choices: list[tuple[int, int]] = []
-    size = n_rows = 0
-
-    def measure(group: Sequence[dict[str, Any]]) -> None:
-        if group and (requested := group[0].get("n") or 1) > 1:
-            choices.append((requested, len(group)))
-        tokens = group[0].get("completion_tokens") if group else None
-        if tokens:
-            lengths[group[0]["root"] is not None] += [tokens / len(group)] * len(group)
-
-    for path, end in files:
-        group: list[dict[str, Any]] = []
-        for begin, stop, row in _newest_rows(path, end):
-            size, n_rows = size + stop - begin, n_rows + 1
-            if row is None:
-                continue
-            if row.get("prompt_tokens") and "asked" in row:
-                ratios.append(row["prompt_tokens"] / max(1, _characters(row["asked"]["prompt"])))
-            if "prompt_tokens" in row:  # the first row of an answered request
-                measure(group)
-                group = [row]
-            elif group and row["request"] == group[0]["request"]:
-                group.append(row)
-        measure(group)
-    return _StoredLengths(lengths[False], lengths[True], ratios, size / n_rows if n_rows else 0.0, choices)
-
-
-def _newest_rows(path: Path, size: int) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
-    """The last lines of a file of ``size`` bytes: first byte, end, and the row (None if the line is damaged)."""
-    with path.open("rb") as file:
-        start = max(0, size - _MEASURED_BYTES)
-        file.seek(start)
-        start += len(file.readline()) if start else 0
-        yield from lines(file.fileno(), start)
-
-
-def _interval(sample: Sequence[float]) -> Interval:
-    """The mean, with two standard errors or a tenth of the mean on either side, whichever is larger."""
-    mean = float(np.mean(sample))
-    width = max(_MIN_WIDTH * mean, 2 * float(np.std(sample)) / math.sqrt(len(sample)))
-    return np.array([max(0.0, mean - width), mean, mean + width])
-
-
-def _characters(prompt: Any) -> int:
-    """Number of characters of a prompt: a text or chat messages."""
-    return len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
 
 
 def _steps(run: Run) -> int:
