@@ -28,6 +28,7 @@ from fcot.tasks.check import (
     type_doubts,
 )
 from fcot.tasks.guesses import guess_column, guess_rule
+from fcot.tasks.hints import hints
 from fcot.tasks.loaders import PARTS, SAMPLE_INDEX, Columns, Data, cell_text
 from fcot.tasks.reading import read_rows, source_fault
 from fcot.tasks.splits import Split
@@ -88,7 +89,7 @@ def check(path: str | None, overrides: Sequence[str] = ()) -> DataReport:
     split, split_by, split_faults = _split(config, data)
     columns = {**(dataset.columns if dataset.own else Columns()).named, "sample index": SAMPLE_INDEX}
     own = dataset.own
-    notes = [*problem_notes(data, task), *(spelling_notes(data) if own else [])]
+    notes = [*(hints(data, task, dataset.columns) if own else []), *problem_notes(data, task), *(spelling_notes(data) if own else [])]
     notes += [*split_notes(data, split), *validation_notes(config, split)] if split else []
     return DataReport(
         data.source.name, data.source.format, data.n_rows,

@@ -373,6 +373,14 @@ def test_the_extended_reading_of_yes_and_no(text, value):
     assert YES_NO.first(text) == value
 
 
+@pytest.mark.parametrize(
+    ("gold", "value"), [("Y", "yes"), ("n.", "no"), ("T", "yes"), ("(f)", "no"), ("J", None), ("Y or N", None), ("n/a", None)]
+)
+def test_a_letter_is_yes_or_no_in_data_only(gold, value):
+    assert YES_NO.gold(gold) == value
+    assert YES_NO.first(gold) is None
+
+
 def test_texts_are_equal_in_any_encoding_of_accents():
     assert TEXT.same(TEXT.first("cafe\u0301"), "caf\u00e9")
     assert TEXT.contains("the word cafe\u0301", "caf\u00e9")

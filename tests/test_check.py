@@ -115,7 +115,8 @@ def test_a_column_that_was_named_and_is_missing_is_an_error(mine):
     ("answers", "answer_type", "choices"),
     [
         (["1", "$2,000", "3 boxes", "n/a", "4.5"], "number", ""), (["1,5", "2,5", "3"], "number", ""),
-        (["yes", "No", "yes", "no.", "TRUE"], "yes_no", ""), (["A", "(b)", "D", "a"], "choice", "ABCD"),
+        (["yes", "No", "yes", "no.", "TRUE"], "yes_no", ""), (["Y", "n", "N.", "y"], "yes_no", ""), (["T", "F", "f", "T"], "yes_no", ""),
+        (["Y", "N", "N", "N", "J"], "yes_no", ""), (["F", "f"], "choice", "ABCDEF"), (["N", "O", "P"], "text", ""), (["A", "(b)", "D", "a"], "choice", "ABCD"),
         (["Paris", "Rome", "3"], "text", ""), (["yes, because it rains", "no"], "text", ""), ([], "text", ""), (["", " "], "text", ""),
     ],
 )  # fmt: skip
@@ -133,13 +134,58 @@ def test_a_missing_or_wrong_answer_type_lists_the_types(mine, make_run, tmp_path
         make_run(tmp_path, "dataset=custom", f"dataset.path={path}", "method=fine_tune", "dataset.answer_type=yes_no")
     first, *others = str(error.value).split("\n")
     assert first == (
-        "120 of 120 gold answers are not yes or no (or true or false): is dataset.answer_type=yes_no right? "
+        "120 of 120 gold answers are not yes or no (or true or false, y or n, t or f): is dataset.answer_type=yes_no right? "
         "Choose from number, choice (with dataset.choices=ABCD), yes_no, text; text takes any answer."
     )
     assert others[5:] == ["and 115 more", "Correct these rows, or leave them out: dataset.on_invalid=skip."]
     report = check(str(path), ["dataset.answer_type=yes_no"])
     assert report.answers == [first]
     assert not any("answer_type" in remedy for remedy in report.remedies)
+
+
+def answered(words):
+    return [row | {"answer": words[number % len(words)]} for number, row in enumerate(ROWS)]
+
+
+def test_letters_are_read_as_yes_and_no_and_the_student_learns_the_words(mine):
+    """Before, Y and N were texts: the gold answer 'N' and the teacher's 'No' differed, and a whole purchase was rejected."""
+    path = str(mine(answered(["Y", "N", "y", "n."])))
+    report = check(path)
+    assert (report.answer_type, report.usable) == ("yes_no", True)
+    assert report.answers == ["read 'Y' as yes, 'N' as no, 'y' as yes, 'n.' as no"]
+    assert not [note for note in report.notes if "spellings" in note]
+    data = load(custom_task("mine", AnswerRule("yes_no")), path)
+    assert {problem.answer for problem in data.problems} == {"yes", "no"}
+    assert data.answer_of(data.problems[1]) == "N"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["Ja", "nein", "ja."], "write yes and no (or true or false, y or n, t or f) into the column 'answer'"),
+        (["Y", "N"], "dataset.answer_type=yes_no reads these words as yes and no"),
+        (["Yes", "no."], "dataset.answer_type=yes_no reads these words as yes and no"),
+        ([*["Ja", "Nein"] * 29, "?", "depends"], "116 of 120 answers are 'Ja' or 'Nein'"),
+        (["Ja", "Nein", "Vielleicht"], None), (["Ja"], None), ([*["Ja"] * 119, "Nein"], None), ([str(n) for n in range(120)], None),
+    ],
+)  # fmt: skip
+def test_answers_of_two_words_as_text_are_said_to_look_like_yes_and_no(mine, make_run, tmp_path, words, expected):
+    path = str(mine(answered(words)))
+    notes = [note for note in check(path, ["dataset.answer_type=text"]).notes if "yes/no question" in note]
+    assert len(notes) == (expected is not None)
+    assert expected is None or expected in notes[0]
+    run = make_run(tmp_path, "dataset=custom", f"dataset.path={path}", "method=fine_tune", "dataset.answer_type=text")
+    assert [note for note in data_notes(run) if "yes/no question" in note] == [f"data: {note}" for note in notes]
+
+
+def test_two_words_that_are_not_read_as_yes_and_no_are_named_with_those_that_are(mine):
+    """Before, the message advised other types only, and text then rejects the whole purchase."""
+    report = check(str(mine(answered(["Ja", "Nein"]))), ["dataset.answer_type=yes_no"])
+    assert report.answers == [
+        "120 of 120 gold answers are not yes or no: 'Ja', 'Nein'. Do these words mean yes and no? Then write yes and no (or true or false, "
+        "y or n, t or f) into the file. Otherwise choose dataset.answer_type=text: there a completion is right only if its answer is exactly "
+        "that word."
+    ]
 
 
 # --- faulty rows --------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ _EMPHASIS = re.compile(r"(?<![\w*])([*_])(?=\S)([^*_\n]+)(?<=\S)\1(?![\w*])")
 _QUOTED = re.compile(r"^[^\"“]*[\"“]([^\"“”]+)[\"”][\s.]*$")
 _TEXT_NOISE = re.compile(r"[\"'“”‘’`\n.\s]")
 _TRUE_FALSE = re.compile(r"\W*(true|false)\W*", re.IGNORECASE)
+_GOLD_LETTER = re.compile(r"\W*([yntf])\W*", re.IGNORECASE)
 _EITHER = re.compile(r"\byes\s*(?:or|/|,)\s*no\b|\bno\s*(?:or|/|,)\s*yes\b", re.IGNORECASE)
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -99,6 +100,12 @@ def _boolean(text: str) -> str | None:
     """``yes`` if the whole text is True, ``no`` if it is False, otherwise None."""
     match = _TRUE_FALSE.fullmatch(text)
     return {"true": "yes", "false": "no"}[match[1].lower()] if match else None
+
+
+def gold_letter(text: str) -> str | None:
+    """``yes`` if the whole text is Y or T, ``no`` if it is N or F, otherwise None. Data write them; a model that answers does not."""
+    match = _GOLD_LETTER.fullmatch(text)
+    return {"y": "yes", "t": "yes", "n": "no", "f": "no"}[match[1].lower()] if match else None
 
 
 def _read_yes_no(text: str) -> Reading:
@@ -221,8 +228,8 @@ class AnswerRule:
             return numbers.gold(numbers.plain(answer))
         if self.answer_type == "choice":
             return choices.first(strip_markup(answer), self.choices).value
-        if self.answer_type == "yes_no" and (boolean := _boolean(answer)):
-            return boolean
+        if self.answer_type == "yes_no" and (word := _boolean(answer) or gold_letter(answer)):
+            return word
         candidates = self.candidates(answer)
         return candidates[0] if len(candidates) == 1 else None
 

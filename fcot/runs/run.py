@@ -34,6 +34,7 @@ from fcot.runs.vocabulary import writable
 from fcot.stages.table import CURATE, Stage
 from fcot.student.interface import StudentInterface
 from fcot.tasks.check import fault_message, problem_notes, skipped_note, spelling_notes
+from fcot.tasks.hints import hints
 from fcot.tasks.leaks import without_leaks
 from fcot.tasks.loaders import Data
 from fcot.tasks.splits import Split
@@ -347,8 +348,8 @@ def own_data_notes(run: Run) -> list[str]:
         return []
     data = data_of(run.config, run.task)
     notes = [
-        *skipped_note(data), *problem_notes(data, run.task), *spelling_notes(data, _compared_by(run)),
-        *validation_notes(run.config, split),
+        *skipped_note(data), *hints(data, run.task, dataset.columns), *problem_notes(data, run.task),
+        *spelling_notes(data, _compared_by(run)), *validation_notes(run.config, split),
     ]  # fmt: skip
     if dataset.split_column is not None:
         sizes = f"{len(split.train):,} train, {len(split.validation):,} validation, {len(split.test):,} test"

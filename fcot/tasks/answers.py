@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from fcot.prompts.answers import AnswerRule
+from fcot.prompts.answers import AnswerRule, gold_letter
 from fcot.tasks import decimals
 
+YES_NO_WORDS = "or true or false, y or n, t or f"
 NO_ANSWER = "no gold answer (blank, NaN or null)"
 _MOST_SHAPES = 1000
+_MOST_UNREAD = 5
 _DIGITS, _LETTERS = re.compile(r"\d+"), re.compile(r"[^\W\d_]+")
 
 
@@ -39,6 +41,7 @@ class Answers:
     Attributes:
         n_missing: Number of rows without an answer.
         n_unread: Number of answers that are not of the task's type.
+        unread: The first different answers that are not of the task's type, at most five.
         n_unread_otherwise: How many of these would be numbers with the other decimal mark.
         n_plain: Number of answers that the student learns as their values.
         decimal: The decimal mark, ``point`` or ``comma``.
@@ -50,6 +53,7 @@ class Answers:
 
     n_missing: int = 0
     n_unread: int = 0
+    unread: Sequence[str] = ()
     n_unread_otherwise: int = 0
     n_plain: int = 0
     decimal: str = decimals.POINT
@@ -77,6 +81,7 @@ class AnswerReader:
         self._detected = decimal == "auto"
         self._undecided = decimals.undecided(values, self._decimal) if self._detected else []
         self._shapes: dict[str, Spelling] = {}
+        self._unread: dict[str, None] = {}
         self._n_missing = self._n_unread = self._n_otherwise = self._n_plain = 0
 
     def read(self, written: str) -> tuple[str | None, str, str | None]:
@@ -94,17 +99,19 @@ class AnswerReader:
         value = self._gold(pointed)
         if value is None:
             self._n_unread += 1
+            if len(self._unread) < _MOST_UNREAD:
+                self._unread[text.strip()] = None
             self._n_otherwise += self._numbers and self._gold(otherwise) is not None
             return rationale, text, f"the gold answer {text!r} is not {expected(self._rule)}"
         is_text = self._rule.answer_type == "text"
-        learned = pointed if not self._normalize else " ".join(pointed.split()) if is_text else value
+        is_letter = self._rule.answer_type == "yes_no" and gold_letter(text) is not None  # no reply is read as a letter: none is learned
+        learned = pointed if not (self._normalize or is_letter) else " ".join(pointed.split()) if is_text else value
         self._n_plain += learned == value
         if value != text and not is_text:
-            self._count(text, value, learned)
+            self._count(text, value, learned, text.strip() if is_letter else _LETTERS.sub("a", _DIGITS.sub("9", text)))
         return rationale, learned, None
 
-    def _count(self, written: str, value: str, learned: str) -> None:
-        shape = _LETTERS.sub("a", _DIGITS.sub("9", written))
+    def _count(self, written: str, value: str, learned: str, shape: str) -> None:
         known = self._shapes.get(shape)
         if known is not None or len(self._shapes) < _MOST_SHAPES:
             first = known or Spelling(0, written, value, learned)
@@ -113,7 +120,7 @@ class AnswerReader:
     def summary(self) -> Answers:
         """What was read so far."""
         spellings = sorted(self._shapes.values(), key=lambda spelling: -spelling.n)
-        counts = self._n_missing, self._n_unread, self._n_otherwise, self._n_plain
+        counts = self._n_missing, self._n_unread, tuple(self._unread), self._n_otherwise, self._n_plain
         return Answers(*counts, self._decimal, self._detected, self._undecided, spellings)
 
 
@@ -125,5 +132,5 @@ def _split_at_mark(written: str) -> tuple[str | None, str]:
 
 def expected(rule: AnswerRule) -> str:
     """What a gold answer has to be, such as ``a number``."""
-    kinds = {"choice": f"one of the letters {', '.join(rule.choices)}", "yes_no": "yes or no (or true or false)", "number": "a number"}
+    kinds = {"choice": f"one of the letters {', '.join(rule.choices)}", "yes_no": f"yes or no ({YES_NO_WORDS})", "number": "a number"}
     return kinds.get(rule.answer_type, f"a {rule.answer_type}")

@@ -9,6 +9,7 @@ from fcot.base.records import Problem
 from fcot.prompts.answer_types import ANSWER_TYPES
 from fcot.tasks.answers import NO_ANSWER, expected
 from fcot.tasks.decimals import COMMA, POINT
+from fcot.tasks.hints import unread_yes_no
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.loaders import Data, listed
 from fcot.tasks.splits import Split, folded
@@ -73,7 +74,7 @@ class DataReport:
         columns = ", ".join(f"{meaning} {name!r}" for meaning, name in self.columns.items())
         columns += f"; not read: {', '.join(map(repr, self.unread))}" if self.unread else ""
         kind = self.answer_type + (f" {self.choices}" if self.choices else "")
-        lines = [f"{self.source}: {self.n_rows:,} rows ({self.format})", *_entry("columns", [columns, *self._other_columns()])]
+        lines = [f"{self.source}: {_n(self.n_rows, 'row')} ({self.format})", *_entry("columns", [columns, *self._other_columns()])]
         lines += _entry("answers", [kind + self._other_types(), *self.answers])
         if self.faults:
             verdict = "left out (dataset.on_invalid=skip)" if self.skipped else "a run ends with this message"
@@ -123,10 +124,12 @@ def type_doubts(data: Data, task: Task) -> list[str]:
     n = data.answers.n_unread - data.answers.n_unread_otherwise
     if n <= max(1, data.n_rows // 2):
         return []
+    title, unread = f"{n:,} of {data.n_rows:,} gold answers are not ", data.answers.unread
+    if task.rule.answer_type == "yes_no" and len(unread) <= _SHOWN:
+        return [f"{title}yes or no{unread_yes_no(unread)}"]
     types = ", ".join(name + (" (with dataset.choices=ABCD)" if name == "choice" else "") for name in ANSWER_TYPES)
     return [
-        f"{n:,} of {data.n_rows:,} gold answers are not {expected(task.rule)}: is dataset.answer_type={task.rule.answer_type} right? "
-        f"Choose from {types}; text takes any answer."
+        f"{title}{expected(task.rule)}: is dataset.answer_type={task.rule.answer_type} right? Choose from {types}; text takes any answer."
     ]
 
 

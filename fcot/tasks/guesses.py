@@ -46,10 +46,14 @@ def guess_rule(answers: Iterable[str]) -> AnswerRule:
     written = [answer for answer in answers if answer.strip()]
     letters = sorted({letter for answer in written if (letter := _lone_letter(answer))})
     choices = "".join(chr(code) for code in range(ord("A"), ord(letters[-1]) + 1)) if letters else ""
+
+    def is_choice(answer: str) -> bool:  # also F, which is a choice among A to F, and false beside T
+        return choices <= "ABCDEFGHIJ" and bool(_lone_letter(answer))
+
     yes_no, number, choice = AnswerRule("yes_no"), AnswerRule("number"), AnswerRule("choice", choices)
     tests: list[tuple[AnswerRule, Callable[[str], object]]] = [
-        (yes_no, lambda answer: len(answer.strip(" .!")) <= _LONGEST_YES and yes_no.gold(answer)),
-        (choice, lambda answer: choices <= "ABCDEFGHIJ" and _lone_letter(answer)),
+        (yes_no, lambda answer: len(answer.strip(" .!")) <= _LONGEST_YES and not is_choice(answer) and yes_no.gold(answer)),
+        (choice, is_choice),
         (number, lambda answer: number.gold(answer) or number.gold(with_point(answer))),
     ]
     for rule, fits in tests:
