@@ -116,7 +116,8 @@ def test_a_column_that_was_named_and_is_missing_is_an_error(mine):
     [
         (["1", "$2,000", "3 boxes", "n/a", "4.5"], "number", ""), (["1,5", "2,5", "3"], "number", ""),
         (["yes", "No", "yes", "no.", "TRUE"], "yes_no", ""), (["Y", "n", "N.", "y"], "yes_no", ""), (["T", "F", "f", "T"], "yes_no", ""),
-        (["Y", "N", "N", "N", "J"], "yes_no", ""), (["F", "f"], "choice", "ABCDEF"), (["N", "O", "P"], "text", ""), (["A", "(b)", "D", "a"], "choice", "ABCD"),
+        (["Y", "N", "N", "N", "J"], "yes_no", ""), (["F", "f"], "choice", "ABCDEF"), (["N", "O", "P"], "text", ""),
+        (["A", "(b)", "D", "a"], "choice", "ABCD"),
         (["Paris", "Rome", "3"], "text", ""), (["yes, because it rains", "no"], "text", ""), ([], "text", ""), (["", " "], "text", ""),
     ],
 )  # fmt: skip
@@ -183,8 +184,8 @@ def test_two_words_that_are_not_read_as_yes_and_no_are_named_with_those_that_are
     report = check(str(mine(answered(["Ja", "Nein"]))), ["dataset.answer_type=yes_no"])
     assert report.answers == [
         "120 of 120 gold answers are not yes or no: 'Ja', 'Nein'. Do these words mean yes and no? Then write yes and no (or true or false, "
-        "y or n, t or f) into the file. Otherwise choose dataset.answer_type=text: there a completion is right only if its answer is exactly "
-        "that word."
+        "y or n, t or f) into the file. Otherwise choose dataset.answer_type=text: there a completion is right only if its answer is "
+        "exactly that word."
     ]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 from fake_openai import FakeServer
 
@@ -15,6 +18,7 @@ from fcot.runs.pipeline import execute
 from fcot.stages import first_look
 from fcot.stages.first_look import FirstLook, remedies_of
 from fcot.stages.table import GENERATE, Step
+from fcot.tasks.toy import TOY_TASKS, make_problems
 
 
 def generate(run):
@@ -185,6 +189,17 @@ def test_a_preview_shows_the_verdict_of_curation(openai_run, capsys):
     assert "warning: 3 of 3 completions are an answer without a rationale" in output
 
 
+def test_a_preview_says_that_no_answer_is_right(make_run, tmp_path, capsys):
+    path = tmp_path / "own.jsonl"
+    questions = [problem.question for problem in make_problems(TOY_TASKS["toy_arithmetic"], 40, seed=5)]
+    path.write_text("".join(json.dumps({"question": question, "answer": "-777"}) + "\n" for question in questions))
+    own = ("dataset=custom", f"dataset.path={path}", "dataset.answer_type=number", "teacher=openai", "teacher.model=fake")
+    with FakeServer() as server:
+        preview(make_run(tmp_path, *own, f"teacher.base_url={server.base_url}", "diversity=1"), 3)
+    output = " ".join(capsys.readouterr().out.split())
+    assert "warning: 3 of 3 completions have a readable answer, and none is right (gold '-777', read" in output
+
+
 def test_completions_of_the_former_default_prompt_are_reported(openai_run, capsys):
     with FakeServer() as server:
         generate(openai_run(server.base_url, "diversity=1", "prompt=zero_shot_cot_chat", "dataset.limit=6"))
@@ -198,15 +213,42 @@ def test_completions_of_the_former_default_prompt_are_reported(openai_run, capsy
         assert "uses them" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("n_right", "warned"), [(0, True), (1, False)])
+def test_a_purchase_without_a_right_answer_is_reported_before_the_rest_is_bought(openai_run, messages, n_right, warned):
+    """The gold answers were 'N' and the teacher wrote 'No': the whole purchase was rejected, and only then was it said."""
+    run, printed = openai_run("http://127.0.0.1:9/v1", "diversity=4"), messages()
+    look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 4)
+    for number, index in enumerate(run.split.train[:5]):
+        gold = run.problems[index].answer
+        answers = [gold if number * 4 + draw < n_right else "-777" for draw in range(4)]
+        look([Completion(index, draw, f"So {draw}.", f"Therefore, the answer is {answer}.", "stop") for draw, answer in enumerate(answers)])
+    assert bool(printed) == warned
+    if warned:
+        gold = run.problems[run.split.train[0]].answer
+        assert f"20 of 20 completions have a readable answer, and none is right (gold {gold!r}, read '-777')" in printed[0][0]
+        assert "fcot check" in printed[0][0]
+
+
+def test_that_no_answer_is_right_is_said_of_three_readable_answers_on():
+    remedies = replace(REMEDIES, wrong="Compare.")
+    sentences = ["3 of 4 completions have a readable answer, and none is right (gold 'N', read 'No'). Compare."]
+    for n_wrong, n_unread, expected in ((3, 1, sentences), (2, 0, []), (3, 4, [])):
+        counts = outcomes(*["unanswered"] * n_unread, n_wrong=n_wrong)
+        assert [sentence for sentence in advice(counts, remedies) if "right" in sentence] == expected
+        assert not [sentence for sentence in advice(counts, replace(remedies, wrong=None)) if "right" in sentence]
+
+
 REMEDIES = Remedies("are cut", "are empty", "are unanswered", "are thoughts", "have no reply")
 
 
-def outcomes(*marks):
+def outcomes(*marks, n_wrong=0):
     counts = Outcomes()
+    for _ in range(n_wrong):
+        counts.count(Completion(0, 0, "x", "No", "stop"), CuratedCompletion(0, 0, "No", False, False, "wrong_answer", "x", "N"), "N")
     for mark in marks:
         reason = {"thought": "thought_only", "thought unanswered": "thought_only", "thought unanswered again": "no_reply"}.get(mark)
         prediction, rationale = None if "unanswered" in mark else "1", "" if mark.startswith(("empty", "thought")) else "x"
-        row = CuratedCompletion(0, 0, prediction, True, True, reason, rationale, "1")
+        row = CuratedCompletion(0, 0, prediction, prediction is not None, True, reason, rationale, "1")
         counts.count(Completion(0, 0, "x", "1", "length" if mark.startswith("cut") else "stop"), row)
     return counts
 

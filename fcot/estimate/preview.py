@@ -101,7 +101,7 @@ def _summarise(console: Console, run: Run, outcomes: Outcomes) -> None:
 def _show(console: Console, run: Run, problem: Problem, completion: Completion, prompts: list[str], price: str, outcomes: Outcomes) -> None:
     """Print a problem's prompts, completion, parsed answer, verdict and price, and count its outcome."""
     (row,) = curate([completion], run.problems, run.task.rule, run.prompt.read, run.rules)
-    outcomes.count(completion, row)
+    outcomes.count(completion, row, problem.answer if problem.labelled else None)
     console.rule(Text(f"sample {problem.sample_index}" + ("" if problem.id is None else f", id {problem.id}"), "rule.text"))
     for number, prompt in enumerate(prompts, 1):
         console.print(Text(f"prompt {number}:" if len(prompts) > 1 else "prompt:", "bold"))

@@ -50,7 +50,8 @@ class FirstLook:
         """Count a problem's completions; returns how many of them curation keeps."""
         rows = list(curate(completions, self.run.problems, self.run.task.rule, self.read, self.rules))
         for completion, row in zip(completions, rows, strict=True):
-            self.outcomes.count(completion, row)
+            problem = self.run.problems[row.sample_index]
+            self.outcomes.count(completion, row, problem.answer if problem.labelled else None)
         texts = [(completion.thought, completion.rationale, completion.answer_text) for completion in completions]
         given = [parts for parts in texts if any(parts)]
         self.repeats += len(given) - len(set(given))
@@ -142,4 +143,5 @@ def remedies_of_feedback(run: Run) -> Remedies:
         f"were cut at {limit}={tokens}; {limit}={2 * tokens} buys them again, with more room",
         f"are an answer without a rationale: {own_template}",
         f"have no readable answer: {own_template}",
+        wrong=None,  # the answer of a critique is a step
     )
