@@ -6,18 +6,18 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.base.console import progress, result_console, say
 from fcot.base.entry import entry_point, with_help
 from fcot.base.errors import FcotError
+from fcot.runs.questions import GOLD, QuestionOptions, as_in_its_run, read_questions
 
 if TYPE_CHECKING:
     from fcot.student.interface import StudentInterface
     from fcot.student.loading import Student
-    from fcot.tasks.reading import Rows
 
 HELP = """Let a trained student answer questions, and score its answers where the gold answers are known.
 
@@ -30,7 +30,7 @@ HELP = """Let a trained student answer questions, and score its answers where th
   output=FILE           write JSON Lines to this file instead of text to the terminal: all columns of the file, and the answers
   question_column=NAME  column with the question
   answer_column=NAME    column with the gold answer, which the student never sees; rows that have one are scored, except those that the
-                        student was trained on; none: no scores
+                        student was trained on and those with an answer that cannot be read; none: no scores
   group_column=NAME     also score the rows of each value of this column
   decimal=MARK          decimal mark of the gold answers: point, comma, or auto for the one that fits more answers
   on_invalid=skip       leave faulty rows out; error: they are an error. Default of these five: as in the student's run, where the file has
@@ -45,17 +45,10 @@ HELP = """Let a trained student answer questions, and score its answers where th
 
 
 @dataclass
-class Options:
+class Options(QuestionOptions):
     """The options of the command, as in :data:`HELP`."""
 
-    student: str
-    file: str | None = None
     output: str | None = None
-    question_column: str | None = None
-    answer_column: str | None = None
-    group_column: str | None = None
-    decimal: str | None = None
-    on_invalid: str | None = None
     self_consistency: int = 1
     temperature: float = 0.7
     max_new_tokens: int | None = None
@@ -70,11 +63,23 @@ def main(words: list[str]) -> None:
     """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options, questions = parse(words)
+    if not (questions or options.file) or not all(question.strip() for question in questions):
+        raise FcotError("no question: write one in quotes, or name a file")
+    _check_student(options.student)
     options = as_in_its_run(options) if options.file else options
     rows = [{"question": question} for question in questions] + (read_questions(options) if options.file else [])
-    if not rows or not all(row["question"].strip() for row in rows):
-        raise FcotError("no question: write one in quotes, or name a file")
     _show(_mark_trained(answer(options, rows), options), options)
+
+
+def _check_student(student: str) -> None:
+    """Check the student before the questions: a mistyped one is the first thing to correct.
+
+    Raises:
+        FcotError: There is no such student.
+    """
+    from fcot.student.interface import find_student, read_interface
+
+    read_interface(find_student(student))
 
 
 def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
@@ -164,94 +169,7 @@ def _is_file(word: str) -> bool:
     return False
 
 
-_QUESTION, _ANSWER = "question", "answer"  # the columns of questions and gold answers where neither an option nor the run names them
-_SAMPLE = 20_000  # rows that show which columns a file has
 _OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*")  # the name of an option, also as `fcot run` would spell it
-GOLD = "\0gold"  # key of a row for its gold answer, which no column of a file has
-
-
-def as_in_its_run(options: Options) -> Options:
-    """The options with those that are not set as in the run that trained the student, and a message that names them.
-
-    A column is taken over if the file has it.
-
-    Raises:
-        FcotError: The file cannot be read.
-    """
-    from fcot.runs.origin import options_of_data
-    from fcot.student.interface import find_student
-    from fcot.tasks.reading import read_rows
-
-    assert options.file is not None
-    recorded = options_of_data(find_student(options.student))
-    names = ("question_column", "answer_column", "group_column", "decimal", "on_invalid")
-    unset = {name: recorded[name] for name in names if getattr(options, name) is None and recorded.get(name) is not None}
-    if not unset:
-        return options
-    columns = read_rows(options.file, (), _SAMPLE, "file", options.question_column or _QUESTION).columns
-    taken = {name: value for name, value in unset.items() if not name.endswith("_column") or value in columns}
-    if shown := [f"{name}={value}" for name, value in taken.items() if value not in (_QUESTION, _ANSWER, "auto", "error")]:
-        say(f"as in the student's run: {' '.join(shown)}")
-    return replace(options, **taken)
-
-
-def read_questions(options: Options) -> list[dict[str, Any]]:
-    """Read the rows of the file.
-
-    Returns:
-        The cells of each row with ``question`` and, if the row has a gold answer, ``GOLD``; with a group column, ``GROUP``.
-
-    Raises:
-        FcotError: The file cannot be read or lacks a column, or rows are faulty; the message has all of them.
-    """
-    from fcot.reporting.predicted import GROUP
-    from fcot.student.interface import find_student, read_interface
-    from fcot.tasks.check import skipped_note
-    from fcot.tasks.loaders import Columns, listed, to_data
-    from fcot.tasks.reading import read_rows
-    from fcot.tasks.table import custom_task
-
-    assert options.file is not None
-    question = options.question_column or _QUESTION
-    rows = read_rows(options.file, option="file", text_column=question)
-    answers = _check_columns(rows, options, question)
-    interface = read_interface(find_student(options.student))
-    task = custom_task(interface.task, interface.rule)
-    columns = Columns(question, answers, group=options.group_column)
-    data = to_data(task, rows, columns, unlabelled=True, decimal=options.decimal or "auto")
-    if data.faults and options.on_invalid == "skip" and data.problems:
-        say(f"note: {skipped_note(data, 'on_invalid')[0]}")
-    elif data.faults:
-        unscored = ", or add answer_column=none: then no row is scored" if answers else ""
-        raise FcotError(f"{listed(data.faults)}\nCorrect these rows, leave them out with on_invalid=skip{unscored}")
-    if data.answers.undecided:
-        mark, other = ("comma", "point") if data.answers.decimal == "comma" else ("point", "comma")
-        say(f"note: {data.answers.undecided[0]!r} is read with a decimal {mark}; decimal={other} reads it as another number")
-    questions = []
-    by_position = {data.positions.get(problem.sample_index, problem.sample_index): problem for problem in data.problems}
-    for position, problem in sorted(by_position.items()):
-        row = rows.values[position]
-        gold = {GOLD: problem.answer} if problem.labelled else {}
-        group = {GROUP: problem.group or "(none)"} if options.group_column else {}
-        questions.append({**row, "question": problem.question, **gold, **group})
-    return questions
-
-
-def _check_columns(rows: Rows, options: Options, question: str) -> str | None:
-    """Check that the file has the columns, with the questions in ``question``. Returns the column with the gold answers; None for none.
-
-    Raises:
-        FcotError: A column is missing.
-    """
-    named = {"question_column": question, "group_column": options.group_column}
-    if options.answer_column not in (None, _ANSWER, "none"):
-        named["answer_column"] = options.answer_column
-    if missing := {option: name for option, name in named.items() if name is not None and name not in rows.columns}:
-        names = " or ".join(map(repr, missing.values()))
-        remedy = ", ".join(f"{option}=..." for option in missing)
-        raise FcotError(f"{rows.name} has no column {names}; it has {', '.join(sorted(rows.columns))}. Name the columns: {remedy}")
-    answers = options.answer_column or _ANSWER
-    return answers if answers in rows.columns else None
 
 
 def answer(options: Options, rows: Sequence[Mapping[str, Any]], loaded: Student | None = None) -> list[dict[str, Any]]:

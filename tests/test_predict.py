@@ -20,13 +20,14 @@ from fcot.base.errors import FcotError
 from fcot.base.files import write_jsonl
 from fcot.config.schema import register_schemas
 from fcot.evaluation.statistics import wilson_interval
-from fcot.predict import GOLD, Options, as_in_its_run, main, parse, read_questions
+from fcot.predict import Options, main, parse
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import StudentFormat
 from fcot.reporting.card import how_to_use, public
 from fcot.reporting.predicted import GROUP, scores
 from fcot.runs.origin import base_model_of
 from fcot.runs.pipeline import execute
+from fcot.runs.questions import GOLD, as_in_its_run, read_questions
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.interface import StudentInterface, write_interface
 
@@ -226,7 +227,6 @@ def test_the_base_model_is_named_as_its_hub_id_or_its_folder(tmp_path):
         (["student=x", "seed=-1", "q"], "at least 0"),
         (["student=x", "output=", "q"], "output=: the value is missing"),
         (["student=x", ""], "no question"),
-        (["student=x", "file=missing.txt"], r"file=missing\.txt"),
     ],
 )
 def test_wrong_arguments_are_reported_in_one_message(arguments, message, capsys):
@@ -270,9 +270,8 @@ def test_lines_of_a_text_are_questions_whatever_their_column_is_called(student, 
     ('{"question": "a"}\n{"question"', r"questions, line 2: malformed JSON \("),
     ('{"question": "a"}\n\n[1]', "questions, line 3: expected a JSON object with a cell per column"),
     (b"one?\nK\xf6ln?", "questions, line 2: not UTF-8 text. Save the file as UTF-8"),
-    ('{"question": "a", "answer": "x"}\n{"question": " "}\n{"question": "b", "answer": "1-2"}',
-     r"(?s)line 1: the gold answer 'x' is not a number\n.*line 2: empty question\n.*line 3: .*'1-2'.*\nCorrect these rows, leave "
-     r"them out with on_invalid=skip, or add answer_"),
+    ('{"question": ["a"], "answer": "1"}\n{"question": " "}\n{"question": "b", "answer": "1-2"}',
+     r"(?s)line 1: the question is a list.*\n.*line 2: empty question\nCorrect these rows, or leave them out with on_invalid=skip"),
 ])  # fmt: skip
 def test_faulty_rows_are_reported_together_before_the_student_answers(content, message, student, tmp_path):
     path = tmp_path / "questions"
@@ -369,12 +368,62 @@ def test_options_and_the_files_own_columns_come_before_those_of_the_students_run
 
 
 def test_faulty_rows_can_be_left_out(student, tmp_path):
-    write_jsonl(tmp_path / "q.jsonl", [{"question": "How many?", "answer": "1"}, {"question": "How many?", "answer": "1-2"}])
+    write_jsonl(tmp_path / "q.jsonl", [{"question": "How many?", "answer": "1"}, {"question": "", "answer": "2"}])
     (row,) = read_questions(Options(str(student), str(tmp_path / "q.jsonl"), on_invalid="skip"))
     assert row[GOLD] == "1"
     write_jsonl(tmp_path / "q.jsonl", [{"question": "", "answer": "1"}])
     with pytest.raises(FcotError, match="empty question"):
         read_questions(Options(str(student), str(tmp_path / "q.jsonl"), on_invalid="skip"))
+
+
+@pytest.mark.parametrize("on_invalid", ["error", "skip"])
+def test_a_question_with_an_unreadable_gold_answer_is_answered_and_not_scored(on_invalid, student, tmp_path, capsys):
+    rows = [{"question": f"How many are {cell}?", "answer": cell} for cell in ("1", "depends", ["2", "3"], None, "4,5")]
+    write_jsonl(tmp_path / "q.jsonl", rows)
+    questions = read_questions(Options(str(student), str(tmp_path / "q.jsonl"), on_invalid=on_invalid))
+    assert [row.get(GOLD) for row in questions] == ["1", None, None, None, "4.5"]
+    assert [row["answer"] for row in questions] == [row["answer"] for row in rows], "the columns of the file are written as they are"
+    said = capsys.readouterr().err
+    assert "note: 2 of 4 gold answers cannot be read. Their questions are answered, but not scored: " in said
+    assert "q.jsonl, line 2: the gold answer 'depends' is not a number" in said
+
+
+def test_gold_answers_that_are_all_of_another_type_are_an_error(student, tmp_path):
+    write_jsonl(
+        tmp_path / "q.jsonl", [{"question": "Is it?", "answer": "yes"}, {"question": "Is it?"}, {"question": "So?", "answer": "no"}]
+    )
+    message = (
+        r"line 1: the gold answer 'yes' is not a number\nNone of the 2 gold answers in the column 'answer' is a number, which the student "
+        r"was trained to answer. Name another column \(answer_column=NAME\), or answer without scores: answer_column=none$"
+    )
+    with pytest.raises(FcotError, match=message):
+        read_questions(Options(str(student), str(tmp_path / "q.jsonl")))
+    assert len(read_questions(Options(str(student), str(tmp_path / "q.jsonl"), answer_column="none"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "folder", "message"),
+    [
+        ([], "run/student", r"run/student: no such folder; name that of a run or of a student"),
+        (["config.yaml"], "run/student", r"run: the run has no student yet\. It has not finished its first stage: the command"),
+        (
+            ["config.yaml", "stages/generate.json", "stages/curate.interrupted.json"], "run",
+            r"run: the run has no student yet\. It has finished generate, and not the training: the command that began the run",
+        ),
+        (["config.yaml", "DONE.json"], "run", r"run: the run is finished and has no student: its method trains none"),
+        (["plan.json"], "run", r"run: a sweep; name one of its runs"),
+    ],
+)  # fmt: skip
+def test_a_student_that_does_not_exist_is_reported_before_the_questions(files, folder, message, tmp_path, capsys):
+    for file in files:
+        (tmp_path / "run" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / file).write_text("{}")
+    write_jsonl(tmp_path / "q.jsonl", [{"Frage": "How many?"}])
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / folder), str(tmp_path / "q.jsonl")])
+    said = capsys.readouterr().err
+    assert re.search(message, said)
+    assert "question" not in said
 
 
 def test_the_gold_answer_changes_no_answer_of_the_student(run, tmp_path):
@@ -416,17 +465,19 @@ def test_scores_have_a_row_for_each_group_and_count_what_is_not_scored():
     assert [(row[0], row[1], row[3], row[4]) for row in table.rows] == [
         ("North", "50.00", "1", "2"), ("South", "100.00", "1", "1"), ("all", "66.67", "2", "3"),
     ]  # fmt: skip
-    assert "Rows without a gold answer, which are not scored: 1." in table.notes
+    assert "Rows without a readable gold answer, which are not scored: 1." in table.notes
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["STUDENT", "gone.csv"], r"^gone\.csv: no such file"),
+        (["STUDENT", "file=missing.txt"], r"file=missing\.txt"),
         (["STUDENT", "FILE", "OTHER"], r"name one file"),
         (["STUDENT", "FILE", "decimal=dot"], r"decimal=dot: choose from auto, point, comma"),
         (["STUDENT", "FILE", "on_invalid=drop"], r"on_invalid=drop: choose from error, skip"),
         (["STUDENT", "FILE", "group_column=city"], r"no column 'question' or 'city'; it has Antwort, Frage, id, shop"),
+        (["STUDENT", "FILE", "question_column=Frage", "group_column=shops"], r"no column 'shops'.*Did you mean group_column=shop\?"),
         (["STUDENT", "FILE", "question_column=Frage", "answer_column=Gold"], r"no column 'Gold'.*answer_column=\.\.\."),
     ],
 )

@@ -134,6 +134,11 @@ class RunDirectory:
         """Whether a stage is complete, in a run with rounds that of the first round."""
         return any(directory.stage(name).exists() for directory in (self, self.round(1)))
 
+    def finished_stages(self) -> list[str]:
+        """Names of the complete stages, in the order in which they were completed. Those of rounds are not among them."""
+        files = sorted((self.path / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime)
+        return [path.stem for path in files if "." not in path.stem]
+
     @property
     def lock_file(self) -> Path:
         """Locked while a process works on the run."""

@@ -39,7 +39,7 @@ def scores(answers: Sequence[Mapping[str, Any]], group_column: str | None) -> Ta
     elif TRAINED not in labelled[0]:
         table.notes.append("Which rows the student was trained on is not known: no split.json above its folder records them.")
     if without := len(answers) - len(labelled):
-        table.notes.append(f"Rows without a gold answer, which are not scored: {without:,}.")
+        table.notes.append(f"Rows without a readable gold answer, which are not scored: {without:,}.")
     if cut := sum(not row["complete"] for row in scored):
         table.notes.append(f"Answers that were cut at the length limit (max_new_tokens): {cut:,}.")
     return table

@@ -10,6 +10,7 @@ from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_json
 from fcot.base.hub import hub_access
 from fcot.base.locations import locate
+from fcot.base.run_folder import RunDirectory
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import Demonstration, StudentFormat
 
@@ -59,12 +60,27 @@ def read_interface(folder: Path) -> StudentInterface:
     try:
         return _parse(read_json(folder / FILE))
     except FileNotFoundError as error:
-        if not folder.exists():
-            raise FcotError(f"{folder}: no such folder; name that of a run or of a student, such as outputs/runs/<run>/student") from error
-        hint = f"; use {folder / 'student'}" if (folder / "student" / FILE).exists() else f", its {FILE} is missing"
-        raise FcotError(f"{folder}: not a student that fcot trained{hint}") from error
+        raise FcotError(_why_missing(folder)) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FcotError(f"{folder}: its {FILE} is damaged ({error})") from error
+
+
+def _why_missing(folder: Path) -> str:
+    """Why a folder has no ``fcot.json``, and what to name instead."""
+    run = next((RunDirectory(place) for place in (folder, folder.parent) if RunDirectory(place).config.exists()), None)
+    if (folder / "student" / FILE).exists():
+        return f"{folder}: not a student that fcot trained; use {folder / 'student'}"
+    if run is not None and folder in (run.path, run.student):
+        if run.done.exists():
+            return f"{run.path}: the run is finished and has no student: its method trains none, or the student was deleted"
+        finished = run.finished_stages()
+        done = f"It has finished {', '.join(finished)}, and not the training" if finished else "It has not finished its first stage"
+        return f"{run.path}: the run has no student yet. {done}: the command that began the run continues it (fcot ls lists runs)"
+    if (folder / "plan.json").exists():
+        return f"{folder}: a sweep; name one of its runs (fcot sweep status {folder} lists them)"
+    if not folder.exists():
+        return f"{folder}: no such folder; name that of a run or of a student, such as outputs/runs/<run>/student (fcot ls lists runs)"
+    return f"{folder}: not a student that fcot trained, its {FILE} is missing"
 
 
 def find_student(student: str | Path) -> Path:
