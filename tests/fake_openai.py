@@ -627,6 +627,9 @@ class Tuning:
                 file = self.fake.batches.files[file_id][0]
                 status, reply = 200, dict(file)
                 file["status"] = "processed"  # from the next request on
+            case ["GET", "v1", "models"] if self.fake.options.only_model:
+                names = [self.fake.options.only_model, "embedding"]
+                status, reply = 200, {"object": "list", "data": [{"id": name, "object": "model"} for name in names]}
             case _:
                 return self.fake.batches.answer(method, target, headers, body)
         return status, json.dumps(reply).encode(), {}

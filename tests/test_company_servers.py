@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -13,6 +15,7 @@ from teachers import plan, problems
 from fcot.base.errors import BudgetSpent, FcotError
 from fcot.config.overrides import prepare
 from fcot.llm.calls import Calls
+from fcot.llm.failures import Failure
 from fcot.llm.generate import generate_completions
 from fcot.llm.money import Price
 from fcot.llm.openai import OpenAIModel
@@ -105,6 +108,16 @@ def test_headers_with_names_of_variables_are_accepted(argument):
     assert prepare([argument]) == [f"++{argument}"]
 
 
+def test_a_header_variable_that_is_not_set_is_named_where_it_cannot_be_a_secret(monkeypatch):
+    monkeypatch.delenv("TEAM_TOKEN")
+    unset = {"A": "TEAM_TOKEN", "B": "AKIAIOSFODNN7EXAMPLE", "C": "GHP_4X9QLM2", "D": "team_secret"}
+    first, *others = unset_header_faults("teacher.headers", unset)
+    message = "the environment variable TEAM_TOKEN with the value of A is not set or is empty: export TEAM_TOKEN=..."
+    assert first == f"teacher.headers: {message}"
+    assert all("export NAME=..." in fault for fault in others)
+    assert not any(secret in "".join(others) for secret in list(unset.values())[1:])
+
+
 def test_all_faults_of_headers_are_named_without_their_values(monkeypatch):
     monkeypatch.setenv("BROKEN", "a\nb")
     headers = {"X-A": "geheim123", "X-B": "BROKEN", "Host": "TEAM_TOKEN", "X C": "TEAM_TOKEN", "X-D": "not a name", "X-E": "TEAM_TOKEN"}
@@ -171,12 +184,56 @@ def test_calls_for_files_and_batches_follow_no_redirects_either():
 # --- messages of proxies and servers ----------------------------------------------------------------------------------
 
 
-def test_a_403_shows_its_body_and_names_the_proxy_first(tmp_path):
+def test_a_403_shows_its_body_and_names_the_values_of_headers_first(tmp_path):
     message, stats = failure(["forbidden"], tmp_path, api_key_env=None)
     assert "Forbidden by corporate proxy" in message
+    assert "Either the value of $TEAM_TOKEN (header X-Team) is wrong, or a proxy in between forbids it (NO_PROXY" in message
+    assert "requires another header" in message
     assert "NO_PROXY" in message
     assert "teacher.api_key_env=NAME" in message
     assert stats["requests"] == 1
+
+
+def test_a_403_without_headers_names_the_proxy_first(tmp_path):
+    message, _ = failure(["forbidden"], tmp_path, headers={})
+    assert "Either a proxy in between forbids it" in message
+    assert "requires a header" in message
+
+
+@pytest.mark.parametrize(("key", "message"), [
+    ("MY_KEY", r"rejects the key in \$MY_KEY: .*\. Or the value of \$TEAM_TOKEN \(header X-Team\) is wrong$"),
+    (None, r"requires a key: .*\. The value of \$TEAM_TOKEN \(header X-Team\) is wrong\. Or: Put it into an environment variable"),
+])  # fmt: skip
+def test_a_401_doubts_the_values_of_headers_too(key, message, tmp_path):
+    assert re.search(message, failure(["401"], tmp_path, api_key_env=key)[0])
+
+
+def test_a_model_that_the_server_does_not_have_is_named_with_those_that_it_has(tmp_path):
+    with FakeServer(only_model="m-thinking") as server:
+        model = model_at(server.base_url)
+        model._server.model = "m-thinkng"
+        with pytest.raises(FcotError) as error:
+            buy(model, tmp_path)
+    message = str(error.value)
+    assert message.startswith("the server has no model teacher.model=m-thinkng: NotFoundError: The model `m-thinkng` does not exist or")
+    assert message.endswith("Did you mean teacher.model=m-thinking? It has embedding, m-thinking")
+    assert "/v1" not in message
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "url", "message"),
+    [
+        (404, {"detail": "Not Found"}, "http://host/api", r"or no endpoint teacher\.endpoint=chat at .*/api: does it end in /v1\?"),
+        (404, {"detail": "Not Found"}, "http://host/v1", r"or no endpoint .*/v1: is that the address of the API\?"),
+        (404, {"error": {"message": 'model "m" not found, try pulling it first'}}, "http://host/v1", r"^the server has no model teacher"),
+        (404, {"message": "The model `m` does not exist.", "code": 404}, "http://host/v1", r"^the server has no model teacher"),
+        (400, {"error": {"message": "unknown model m"}}, "http://host/v1", r"^the server has no model teacher"),
+        (400, {"error": {"message": "this model takes no stop: option not found"}}, "http://host/v1", r"^the server rejects the request"),
+    ],
+)
+def test_a_missing_model_and_a_missing_address_are_told_apart(status, body, url, message):
+    text = json.dumps(body)
+    assert re.search(message, model_at(url)._server.stop_message(Failure("NotFoundError", text, status, body)))
 
 
 def test_an_unknown_field_names_the_override_that_leaves_it_out(tmp_path):

@@ -403,7 +403,7 @@ def test_under_all_faults_every_completion_is_bought_once(tmp_path, max_choices)
     ("fault", "message"),
     [
         ("401", r"the server rejects the key in \$OPENAI_API_KEY: AuthenticationError.*invalid_api_key"),
-        ("404", r"teacher\.model=fake .* does it end in /v1\? \(NotFoundError.*model_not_found"),
+        ("404", r"^the server has no model teacher\.model=fake: NotFoundError: .*model_not_found"),
         ("quota", r"the account's quota is used up: RateLimitError.*insufficient_quota.*continues"),
         ("400", r"the server rejects the request: BadRequestError.*unsupported_parameter"),
     ],

@@ -393,8 +393,8 @@ def test_gold_answers_that_are_all_of_another_type_are_an_error(student, tmp_pat
         tmp_path / "q.jsonl", [{"question": "Is it?", "answer": "yes"}, {"question": "Is it?"}, {"question": "So?", "answer": "no"}]
     )
     message = (
-        r"line 1: the gold answer 'yes' is not a number\nNone of the 2 gold answers in the column 'answer' is a number, which the student "
-        r"was trained to answer. Name another column \(answer_column=NAME\), or answer without scores: answer_column=none$"
+        r"line 1: the gold answer 'yes' is not a number\nNo gold answer in the column 'answer' \(2 given\) is a number, as the "
+        r"student answers. Name another column \(answer_column=NAME\), or answer without scores: answer_column=none$"
     )
     with pytest.raises(FcotError, match=message):
         read_questions(Options(str(student), str(tmp_path / "q.jsonl")))

@@ -29,6 +29,11 @@ _FILTERED = re.compile(
     re.IGNORECASE,
 )
 _QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|insufficient (?:credit|balance|fund)", re.IGNORECASE)
+_UNKNOWN_MODEL = re.compile(  # OpenAI, vLLM, Ollama, llama.cpp
+    r"model_not_found|(?:unknown|no such|invalid) model\b"
+    r"|\bmodel:?\s+\S{1,120}\s+(?:(?:is |was )?(?:not (?:found|served|loaded)|unknown)|does(?: not|n't) exist)",
+    re.IGNORECASE,
+)
 _SEVERAL = re.compile(
     r"\bn\b\W|\bchoices?\b|(?:multiple|several|one|single|parallel) (?:completion|choice|sequence|sample)|best_of|num_return_sequences",
     re.IGNORECASE,
@@ -133,6 +138,11 @@ class Failure:
     def out_of_quota(self) -> bool:
         """Whether the account's quota or credit is used up."""
         return self.status == 402 or (self.status == 429 and bool(_QUOTA.search(self._all)))
+
+    @property
+    def unknown_model(self) -> bool:
+        """Whether the server says that it does not have the model, and not that it does not have the address."""
+        return self.status in (400, 404) and not self.html and bool(_UNKNOWN_MODEL.search(self._all))
 
     @property
     def maybe_charged(self) -> bool:

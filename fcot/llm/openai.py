@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -21,6 +22,7 @@ from fcot.llm.throttle import Throttle
 _LONGEST_WAIT_S = 60.0  # between tries, if the server does not say how long to wait
 LONGEST_RETRY_AFTER_S = 600.0  # the longest wait that a server may ask for; beyond it the run stops with a message
 TRIES_TO_CONNECT = 4  # tries as long as none has reached the server: a wrong URL is reported within seconds
+_MODELS_S = 10.0  # longest wait for the names of the server's models
 _TRIES_WITH_SEVERAL = 3  # tries of a request for several choices that fails with 500, before it is sent for one choice
 ONE_BY_ONE = "the server rejects several choices per request (parameter n): fcot requests them one by one"
 
@@ -45,6 +47,7 @@ class OpenAIModel:
         self._throttle = throttle
         self._max_retries = max_retries
         self._client: Any = None
+        self._model_names: list[str] | None = None
         self._said: set[str] = set()
         self._several_work = False  # a request for several choices was answered
 
@@ -84,6 +87,9 @@ class OpenAIModel:
                 if n > 1 and self._may_reject_several(failure, n_failures + 1):
                     n = 1
                     continue
+                if failure.unknown_model:
+                    self._throttle.halt()
+                    raise FcotError(str(self._server.stop_message(failure, await self._models()))) from error
                 wait_s = self._retry_wait_s(failure, error, n_failures, ticket)
                 n_failures += 1
             finally:
@@ -126,6 +132,15 @@ class OpenAIModel:
         except ValueError as error:
             raise not_json(data) from error
         return to_reply(answer, request, self._server.logprobs)
+
+    async def _models(self) -> list[str]:
+        """Names of the models that the server has; empty if it does not tell them."""
+        if self._model_names is None:
+            self._model_names = []  # other requests that fail at the same time do not wait for them
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_MODELS_S):
+                    self._model_names = [model.id async for model in self._client.models.list()]
+        return self._model_names
 
     async def _observe(self, response: Any) -> None:
         self._throttle.observe(response.headers)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,8 +17,10 @@ OPENAI_URL = "https://api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"  # the environment variable with OpenAI's own key
 NO_KEY = "none"  # the value of api_key_env that sends no key
 _CONNECT_S = 30.0  # longest wait for a connection: an address that nothing answers is reported before a model's thinking time is over
+_SHOWN_MODELS = 8  # in the message on a model that the server does not have
 _OWN_HEADERS = ("host", "content-type", "content-length", "transfer-encoding", "connection", "accept-encoding")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
+_PLAIN_NAME = re.compile(r"[A-Z]{2,16}(_[A-Z]{1,16})+")  # the name of a variable that is certainly no secret typed by mistake: TEAM_TOKEN
 _SHORT_SECRET = 8  # characters below which a secret is masked as a whole word only, because it may occur inside other words
 
 
@@ -88,9 +91,11 @@ def unset_header_faults(option: str, headers: Mapping[str, str]) -> Iterator[str
     """Messages about headers whose environment variable is missing, empty, or has a value that no header can have."""
     for name, variable in headers.items():
         value = os.environ.get(variable, "").strip()
-        if not value and _VARIABLE.fullmatch(variable):
+        if not value and _PLAIN_NAME.fullmatch(variable):
+            yield f"{option}: the environment variable {variable} with the value of {name} is not set or is empty: export {variable}=..."
+        elif not value and _VARIABLE.fullmatch(variable):
             yield (
-                f"{option}: the value of {name} must be the name of an environment variable that is set and not empty "
+                f"{option}: the value of {name} must be the name of an environment variable that is set and not empty: export NAME=... "
                 "(it is not shown here, because it may be the secret itself)"
             )
         elif value and not (value.isascii() and value.isprintable()):
@@ -211,8 +216,13 @@ class Server:
         """Whether the server rejects the parameter ``n``: several choices in one request."""
         return failure.parameter(self.sent) == "n"
 
-    def stop_message(self, failure: Failure) -> str | None:
-        """Why further requests would fail too; None if the reason may be temporary."""
+    def stop_message(self, failure: Failure, models: Sequence[str] = ()) -> str | None:
+        """Why further requests would fail too; None if the reason may be temporary.
+
+        Args:
+            failure: Why the last request failed.
+            models: Names of the models that the server has, as far as it told them.
+        """
         status, reason = failure.status, self.describe(failure)
         if failure.retriable or status == 200:
             return None
@@ -220,26 +230,46 @@ class Server:
             return f"{reason} while sending to {self.group}.model={self.model}"
         if 300 <= status < 400:
             return self._redirected(failure)
-        key = f"${self._key_variable}"
+        key, header = f"${self._key_variable}", self._header_doubt
         if status == 401:
-            return (
-                f"the server rejects the key in {key}: {reason}" if self._key else f"the server requires a key: {reason}. {self._set_key}"
+            if self._key:
+                return f"the server rejects the key in {key}: {reason}" + (f". Or {header}" if header else "")
+            return f"the server requires a key: {reason}. " + (
+                f"{header[0].upper()}{header[1:]}. Or: {self._set_key}" if header else self._set_key
             )
         if status == 403:
             access = f"the key in {key} has no access" if self._key else f"the server requires a key ({self._set_key})"
+            required = f"the server requires {'another' if header else 'a'} header ('{self.group}.headers={{NAME: VARIABLE}}')"
             return (
-                f"access is forbidden: {reason}. Either a proxy in between forbids it (NO_PROXY=HOST bypasses a proxy), or {access}, "
-                f"or the server requires a header ('{self.group}.headers={{NAME: VARIABLE}}'), or {self.group}.model={self.model} is not "
-                "open to you"
+                f"access is forbidden: {reason}. Either {header + ', or ' if header else ''}a proxy in between forbids it (NO_PROXY=HOST "
+                f"bypasses a proxy), or {access}, or {required}, or {self.group}.model={self.model} is not open to you"
             )
+        if failure.unknown_model:
+            return f"the server has no model {self.group}.model={self.model}: {reason}.{self._other_models(models)}"
         if status == 404:
-            where = f"{self.group}.base_url={self.base_url}: does it end in /v1?" if self.base_url else "OpenAI"
+            check = "is that the address of the API?" if re.search(r"/v\d+/?$", self.base_url or "") else "does it end in /v1?"
+            where = f"{self.group}.base_url={self.base_url}: {check}" if self.base_url else "OpenAI"
             endpoint = f"teacher.endpoint={'chat' if self.chat else 'completions'}" if self.group == "teacher" else failure.path
-            new_model = ". A model just trained may need some minutes: the same command continues" if self.model.startswith("ft:") else ""
-            return f"no model {self.group}.model={self.model} or no endpoint {endpoint} at {where} ({reason}){new_model}"
+            return f"no model {self.group}.model={self.model} or no endpoint {endpoint} at {where} ({reason})"
         if failure.out_of_quota:
             return f"the account's quota is used up: {reason}. Raise it; the same command then continues"
         return f"the server rejects the request: {reason}{self.remedy(failure)}"
+
+    @property
+    def _header_doubt(self) -> str:
+        """The doubt about the values of the configured headers; empty if there are none."""
+        named = [f"${variable} (header {name})" for name, variable in self._header_variables.items()]
+        return f"the value of {' or '.join(named)} is wrong" if named else ""
+
+    def _other_models(self, models: Sequence[str]) -> str:
+        """What to do about a model that the server does not have."""
+        if self.model.startswith("ft:"):
+            return " A model just trained may need some minutes: the same command continues"
+        if not models:
+            return ""
+        close = get_close_matches(self.model, models, 1)
+        others = ", ".join([*sorted(models)[:_SHOWN_MODELS], *(["..."] if len(models) > _SHOWN_MODELS else [])])
+        return self.masked(f" Did you mean {self.group}.model={close[0]}?" if close else "") + self.masked(f" It has {others}")
 
     @property
     def _set_key(self) -> str:

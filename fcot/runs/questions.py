@@ -133,8 +133,8 @@ def _without_unreadable(rows: Rows, columns: Columns, task: Task, options: Quest
         otherwise = reader.summary().n_unread_otherwise
         mark = "point" if reader.summary().decimal == "comma" else "comma"
         raise FcotError(
-            f"{example}\nNone of the {n_given:,} gold answers in the column {columns.answer!r} is {expected(task.rule)}, which the student "
-            f"was trained to answer. Name another column (answer_column=NAME), or answer without scores: answer_column=none"
+            f"{example}\nNo gold answer in the column {columns.answer!r} ({n_given:,} given) is {expected(task.rule)}, as the "
+            f"student answers. Name another column (answer_column=NAME), or answer without scores: answer_column=none"
             + (f"; decimal={mark} reads {otherwise:,} of them" if otherwise else "")
         )
     questions = "Its question is" if len(faults) == 1 else "Their questions are"
