@@ -20,6 +20,7 @@ from fcot.llm.budget import Lease
 from fcot.llm.meter import Meter, first_problems, over_budget_message
 from fcot.llm.plan import Plan, SlotRange, distributions_of, gave_up, missing, new_request_id, sent_row, to_rows
 from fcot.llm.store.folder import Shard, StoreFolder
+from fcot.llm.throttle import Halted
 
 _SYNC_EVERY_S = 1.0
 _CLAIMED_TOGETHER = 32  # problems, so that the store is refreshed once for all of them
@@ -213,7 +214,8 @@ class _Purchase:
     def _halt(self, reason: BaseException) -> None:
         """Send no further requests. Those in flight are paid for, so their answers are awaited."""
         self.plan.teacher.halt()
-        self.stop = self.stop or reason
+        if self.stop is None or isinstance(self.stop, Halted):  # a halted request may end before the one that says why
+            self.stop = reason
 
     async def _buy(self, state: _OpenProblem, job: SlotRange, bound: float) -> None:
         tries = _Tries(self, state, job, bound)
