@@ -19,6 +19,7 @@ from fcot.config.overrides import explained, prepare
 from fcot.config.schema import Config
 from fcot.config.values import written
 from fcot.tasks.check import (
+    UNLABELLED,
     DataReport,
     answer_sentences,
     problem_notes,
@@ -27,7 +28,7 @@ from fcot.tasks.check import (
     split_notes,
     type_doubts,
 )
-from fcot.tasks.guesses import guess_column, guess_rule
+from fcot.tasks.guesses import guess_column, guess_rule, is_id_name
 from fcot.tasks.hints import hints
 from fcot.tasks.loaders import PARTS, SAMPLE_INDEX, Columns, Data, cell_text
 from fcot.tasks.reading import read_rows, source_fault
@@ -85,16 +86,22 @@ def check(path: str | None, overrides: Sequence[str] = ()) -> DataReport:
 
     config, guessed = _config(path, overrides)
     task, dataset = task_of(config), config.dataset
-    data = data_of(config, task)
+    try:
+        data = data_of(config, task)
+    except FcotError as error:
+        if dataset.own and dataset.answer_column not in read_rows(dataset.path, keep=(), limit=_SAMPLE).columns:
+            raise FcotError(f"{error}\n{UNLABELLED}") from error
+        raise
     split, split_by, split_faults = _split(config, data)
     columns = {**(dataset.columns if dataset.own else Columns()).named, "sample index": SAMPLE_INDEX}
-    own = dataset.own
+    own, unread = dataset.own, [name for name in data.source.columns if name not in columns.values()]
     notes = [*(hints(data, task, dataset.columns) if own else []), *problem_notes(data, task), *(spelling_notes(data) if own else [])]
+    notes += _id_notes(dataset, data, unread) if own else []
     notes += [*split_notes(data, split), *validation_notes(config, split)] if split else []
     return DataReport(
         data.source.name, data.source.format, data.n_rows,
         {meaning: name for meaning, name in columns.items() if name in data.source.columns},
-        [name for name in data.source.columns if name not in columns.values()], task.rule.answer_type, task.rule.choices, guessed,
+        unread, task.rule.answer_type, task.rule.choices, guessed,
         [*(type_doubts(data, task) if own else []), *answer_sentences(data, task)], [*data.faults, *split_faults],
         remedies(data) if data.faults and own else [], data.n_faulty, own and dataset.on_invalid == "skip", notes,
         {part: len(getattr(split, part)) for part in PARTS} if split else {}, split_by,
@@ -121,6 +128,8 @@ def _config(path: str | None, overrides: Sequence[str]) -> tuple[Config, list[st
             raise FcotError("which file? fcot check mine.csv")
         if (fault := source_fault(dataset.path)) is not None:
             raise FcotError(f"{dataset.path}: {fault}")
+        if dataset.name == "custom":  # the name that the proposed command sets, for messages
+            dataset = replace(dataset, name=_name_for(dataset.path))
         dataset, guessed = _guess(dataset)
         config = replace(config, dataset=dataset)
     groups = {"dataset": dataset, "split_mode": config.split_mode}
@@ -146,6 +155,19 @@ def _guess(dataset: Any) -> tuple[Any, list[str]]:
         options |= {"answer_type": rule.answer_type, **letters}
         dataset = replace(dataset, answer_type=rule.answer_type, **letters)
     return dataset, [f"dataset.{name}={written(value)}" for name, value in options.items()]
+
+
+def _id_notes(dataset: Any, data: Data, unread: Sequence[str]) -> list[str]:
+    """A note on a column that is not read and has ids, by its name and because every row has another text; not for large files."""
+    names = [name for name in unread if is_id_name(name)]
+    if dataset.index_column is not None or SAMPLE_INDEX in data.source.columns or not names or data.n_rows > _SAMPLE:
+        return []
+    rows = read_rows(dataset.path, keep=names).values
+    for name in names:
+        ids = [cell_text(row.get(name)) for row in rows]
+        if all(text and text.strip() for text in ids) and len(set(ids)) == len(ids):
+            return [f"the column {name!r} has another text in each row: dataset.index_column={written(name)} writes it into every output"]
+    return []
 
 
 def _split(config: Config, data: Data) -> tuple[Split | None, str, list[str]]:

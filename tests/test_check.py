@@ -189,6 +189,57 @@ def test_two_words_that_are_not_read_as_yes_and_no_are_named_with_those_that_are
     ]
 
 
+CHOICES = [{"question": "What is wanted?", "answer": "ABC"[number % 3]} for number in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (
+            [row | {"option_a": "red", "Option B": "blue", "C": "green", "shop": "X"} for row in CHOICES],
+            "60 of 60 questions list no options such as (A), although the answers are letters; the columns 'option_a', 'Option B', 'C' "
+            "look like options and are not read.",
+        ),
+        (CHOICES, "60 of 60 questions list no options such as (A), although the answers are letters. Teacher and student see only"),
+        ([row | {"A": "red", "B": "blue", "answer": "red green"} for row in CHOICES], "'A', 'B' look like options and are not read."),
+        ([row | {"question": "Which? (A) red (B) blue (C) green"} for row in CHOICES], None),
+        ([row | {"question": "Which?\na) red\nb) blue\nc) green"} for row in CHOICES], None),
+        ([row | {"question": "Which?\nA: red\nB: blue\nC: green", "A": "red", "B": "blue"} for row in CHOICES], None),
+        ([row | {"A": "red", "answer": "red green"} for row in CHOICES], None),
+    ],
+)  # fmt: skip
+def test_choices_without_options_in_the_question_are_named(mine, make_run, tmp_path, rows, expected):
+    """The options were in columns of their own, and neither teacher nor student ever saw them."""
+    path = str(mine([row | {"question": f"Case {number}: {row['question']}"} for number, row in enumerate(rows)]))
+    report = check(path)
+    notes = [note for note in report.notes if "options" in note]
+    assert len(notes) == (expected is not None)
+    assert expected is None or expected in notes[0]
+    own = ("dataset=custom", f"dataset.path={path}", "method=fine_tune")
+    run = make_run(tmp_path, *own, *(word for word in report.guessed if word.startswith(("dataset.answer_type", "dataset.choices"))))
+    assert [note for note in data_notes(run) if "options" in note] == [f"data: {note}" for note in notes]
+
+
+def test_questions_without_answers_are_sent_to_predict(mine):
+    path = str(mine([{"question": row["question"]} for row in ROWS]))
+    with pytest.raises(FcotError, match=r"(?s)has no column 'answer'.*fcot predict STUDENT FILE"):
+        check(path)
+    report = check(str(mine([row | {"answer": ""} for row in ROWS])))
+    assert "fcot predict STUDENT FILE" in report.to_text()
+    assert "fcot predict" not in check(str(mine([*ROWS, {"question": "a", "answer": ""}]))).to_text()
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "proposed"),
+    [("Ticket", "T{}", True), ("orderId", "{}", True), ("case_no", "{}", True), ("Ticket", "T", False), ("Kunde", "K{}", False),
+     ("idea", "{}", False)],
+)  # fmt: skip
+def test_a_column_of_ids_is_proposed(mine, column, cell, proposed):
+    path = str(mine([row | {column: cell.format(number)} for number, row in enumerate(ROWS)]))
+    assert any(f"dataset.index_column={column} writes it" in note for note in check(path).notes) == proposed
+    assert not any("index_column" in note for note in check(path, [f"dataset.index_column={column}"]).notes)
+
+
 # --- faulty rows --------------------------------------------------------------------------------------------------
 
 FAULTY = [  # of newcomers' files: a line of JSON, and what is said about it
@@ -483,7 +534,8 @@ def test_a_file_may_have_any_name(tmp_path):
 def test_too_few_problems_to_split_are_a_fault(mine):
     report = check(str(mine(ROWS[:1])))
     assert not report.usable
-    assert report.faults[0].startswith("split-mode=hash: custom has too few different problems")
+    assert report.faults[0].startswith("split-mode=hash: mine has too few different problems")
+    assert f"{mine(ROWS[:1])}: 1 row (" in report.to_text()
 
 
 def test_lengths_are_counted_in_the_students_tokens(mine, tmp_path):

@@ -182,8 +182,13 @@ def test_columns_that_another_option_rules_out_are_a_message(own, options, messa
 
 
 def test_too_few_groups_get_a_message(own):
-    with pytest.raises(FcotError, match=r"own has too few groups \(1\)"):
-        own([{**row, "customer": "K1"} for row in ROWS], GROUPED)
+    """Before, the advice was split-mode=sample, which dataset.group_column rules out."""
+    rows = [{**row, "customer": "K1"} for row in ROWS]
+    advised = r"leave out dataset.group_column=customer, alone or with split-mode=sample, or add rows of more groups"
+    with pytest.raises(FcotError, match=rf"own has too few groups in the column 'customer' \(1\), .*; {advised}"):
+        own(rows, GROUPED)
+    for options in ((), ("split-mode=sample",)):
+        assert own(rows, *options).split.test
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

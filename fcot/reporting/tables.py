@@ -343,7 +343,7 @@ def _apart(metrics: MetricsRow) -> str:
     if metrics.get("data_file") and metrics.get("test_templates"):  # dataset.group_column is set
         return ""
     if metrics.get("data_file"):  # own data: its kinds of problems are known to its owner, and wordings may all be alike
-        return "; dataset.group_column keeps problems of one kind on one side, if a column names the kinds"
+        return "; dataset.group_column keeps problems of one kind on one side, if a column names 20 kinds or more"
     return "; split-mode=template keeps templates apart"
 
 

@@ -88,9 +88,13 @@ def _split_by_hash(config: Config, task: Task, problems: Mapping[int, Problem], 
     else:
         train, validation, test = hash_split(labelled, mode.train_fraction, mode.validation_fraction)
         if labelled and not (train and test):
-            n, what = len(set(labelled.values())), "groups" if config.dataset.own and config.dataset.group_column else "different problems"
+            group = config.dataset.group_column if config.dataset.own else None
+            n, what = len(set(labelled.values())), "different problems" if group is None else f"groups in the column {group!r}"
             sizes = f"train would have {len(train)} problems and test {len(test)}"
-            raise FcotError(f"split-mode=hash: {task.name} has too few {what} ({n}), {sizes}; use split-mode=sample")
+            remedy = "use split-mode=sample"
+            if group is not None:
+                remedy = f"leave out dataset.group_column={group}, alone or with split-mode=sample, or add rows of more groups (20 or more)"
+            raise FcotError(f"split-mode=hash: {task.name} has too few {what} ({n}), {sizes}; {remedy}")
     if not validates:
         train, validation = [*train, *validation], []
     if unlabelled:

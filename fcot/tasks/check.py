@@ -15,6 +15,7 @@ from fcot.tasks.loaders import Data, listed
 from fcot.tasks.splits import Split, folded
 from fcot.tasks.table import Task
 
+UNLABELLED = "A finished student answers questions without gold answers: fcot predict STUDENT FILE."
 _SHOWN_FAULTS = 50  # in a report; a run's message shows fewer
 _SHOWN = 3  # examples in a note
 _SHOWN_DOUBTED = 5  # faults in a run's message if most rows have the same one, that of a wrong answer type
@@ -112,6 +113,8 @@ def remedies(data: Data) -> list[str]:
     answers = data.answers
     if any(fault.endswith(NO_ANSWER) for fault in data.faults):
         sentences.append("Rows without an answer can stay with curation=vote, which takes the answer that most completions give.")
+        if answers.n_missing == data.n_rows:
+            sentences.append(UNLABELLED)
     if answers.n_unread_otherwise:
         other = COMMA if answers.decimal == POINT else POINT
         n = answers.n_unread_otherwise

@@ -11,6 +11,7 @@ from fcot.tasks.decimals import with_point
 _FITS = 0.8  # share of the answers that have to be of a guessed type
 _LONGEST_YES = 5  # characters of "false"
 _QUESTION_NAMES = ("question", "problem", "prompt", "instruction", "input", "query", "frage", "aufgabe", "pytanie", "pregunta", "text")
+_ID_NAME = re.compile(r"(?:.*[\W_])?(?:ids?|uuid|guid|key|ticket|case|nr|no|number|nummer|ref|reference)")
 _ANSWER_NAMES = (
     "answer",
     "gold",
@@ -39,6 +40,11 @@ def guess_column(names: Sequence[str], meaning: str) -> str | None:
     equal = (name for word in words for name, text in folded_names.items() if text == word)
     contains = (name for word in words for name, text in folded_names.items() if word in text)
     return next(equal, None) or next(contains, None)
+
+
+def is_id_name(name: str) -> bool:
+    """Whether a column's name suggests ids, such as ``id``, ``Ticket`` or ``order_no``."""
+    return _ID_NAME.fullmatch(name.strip().casefold()) is not None or re.fullmatch(r".+[a-z]I[Dd]", name.strip()) is not None
 
 
 def guess_rule(answers: Iterable[str]) -> AnswerRule:
