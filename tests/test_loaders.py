@@ -191,7 +191,7 @@ def test_a_missing_file_and_a_folder_have_different_messages(tmp_path):
     [
         (AnswerRule("choice", "ABC"), "D", "one of the letters A, B, C"),
         (AnswerRule("choice", "ABC"), "A Beautiful Cat"[2:], "one of the letters A, B, C"),
-        (AnswerRule("yes_no"), "maybe", "yes or no (or true or false)"),
+        (AnswerRule("yes_no"), "maybe", "yes or no (or true or false, y or n, t or f)"),
         (AnswerRule("number"), "1/0", "a number"),
         (AnswerRule("text"), '"."', "a text"),
     ],
