@@ -14,7 +14,7 @@ from fcot.estimate.measured import ASSUMED_TOKENS_PER_CHARACTER, Measured, chara
 from fcot.estimate.needs import Interval, RoundNeeds, RunEstimate, StudentNeeds, money
 from fcot.estimate.toy import toy_note
 from fcot.llm.logprobs import teacher_tokenizer
-from fcot.llm.money import Price
+from fcot.llm.money import Price, no_price_in
 from fcot.llm.plan import answers, consecutive, gave_up
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.prompts import judge
@@ -356,5 +356,5 @@ def _price_notes(run: Run) -> list[str]:
         return []
     price, source = run.plan.price, teacher.prices or PRICES
     if price is None:
-        return [f"price: unknown; {source} has none for {teacher.model}{_own_price('teacher', teacher.model)}"]
+        return [f"price: unknown; {no_price_in(Path(source), teacher.model)}{_own_price('teacher', teacher.model)}"]
     return [f"price: ${price.input:g} in, ${price.cached_input:g} cached, ${price.output:g} out per million tokens, from {source}"]

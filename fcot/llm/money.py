@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fcot.base.errors import FcotError
 from fcot.llm.requests import LOST
 
 _MILLION = 1_000_000
+_SHOWN_MODELS = 5  # names of a price file that a message repeats
 
 
 @dataclass(frozen=True)
@@ -70,32 +72,68 @@ def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str
         FcotError: The file is unreadable, or an entry has other fields or values.
     """
     try:
-        prices: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-        if not isinstance(prices, dict):
-            raise ValueError("the file is no mapping of model names to entries")
+        prices = _entries(path)
         if unpriced := [name for name, price in prices.items() if not isinstance(price, dict)]:
-            raise ValueError(f"the entry of {unpriced[0]!r} is no mapping")
+            value = prices[unpriced[0]]
+            raise ValueError(f"the entry of {unpriced[0]!r} is {'empty' if value is None else repr(value)}, and not a mapping")
         if outer := [name for name, price in prices.items() if price and all(map(_is_nested, price.items()))]:
             inner = ", ".join(map(str, list(prices[outer[0]])[:3]))
             raise FcotError(
                 f"{option}={path}: {outer[0]!r} is read as a model's name, and holds mappings ({inner}) instead of a price. Write the "
                 "models at the top level of the file, each with its price: MODEL: {input: 0.4, output: 1.6}"
             )
-        entry = prices.get(model.split(":")[1] if model.startswith("ft:") else model)
-        if entry is None:
+        name = model.split(":")[1] if model.startswith("ft:") else model
+        if name not in prices:
             return None
-        tuned, tiers = entry.pop("fine_tuned", None), {"default": 1.0} | entry.pop("tiers", {})
-        price, tuned_price = _to_price(entry), None if tuned is None else _to_price(tuned, {"training"})
-        factors = {name: float(factor) for name, factor in tiers.items()}
-        if not all(math.isfinite(factor) and factor >= 0 for factor in factors.values()):
-            raise ValueError(f"{tiers}")
+        entry = dict(prices[name])
+        place = f"the entry of {name!r}"
+        tuned, tiers = entry.pop("fine_tuned", None), _mapping(entry.pop("tiers", {}), f"{place}, tiers")
+        price = _to_price(entry, place)
+        tuned_price = None if tuned is None else _to_price(_mapping(tuned, f"{place}, fine_tuned"), f"{place}, fine_tuned", {"training"})
+        factors = {"default": 1.0} | {name: _number(factor, f"{place}, tiers", name) for name, factor in tiers.items()}
         chosen, factor = tuned_price if model.startswith("ft:") else price, factors.get(tier or "default")
         return None if chosen is None or factor is None else replace(chosen.times(factor), source=str(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise FcotError(
-            f"{option}={path}: {model}: an entry is {{input: USD, output: USD, cached_input: USD, batch: share, fine_tuned: {{training: "
-            f"USD, input: USD...}}}} per million tokens, and tiers: {{NAME: share}} ({type(error).__name__}: {error})"
+            f"{option}={path}: {_reason(error)}. An entry is {model}: {{input: USD, output: USD, cached_input: USD, batch: share, "
+            "fine_tuned: {training: USD, input: USD...}} per million tokens, and tiers: {NAME: share}"
         ) from error
+
+
+def no_price_in(path: Path, model: str) -> str:
+    """That a file has no price for a model, with the names that it has: all of a short file, otherwise similar ones."""
+    try:
+        names = [str(name) for name in _entries(path)]
+    except (OSError, ValueError, yaml.YAMLError):
+        names = []
+    shown = [] if model in names else names if len(names) <= _SHOWN_MODELS else get_close_matches(model, names, 3)
+    return f"{path} has none for {model}" + (f" (it has {', '.join(shown)})" if shown else "")
+
+
+def _entries(path: Path) -> dict[Any, Any]:
+    """The content of a price file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not UTF-8 text, or not a mapping.
+        yaml.YAMLError: It is not YAML.
+    """
+    prices = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    if not isinstance(prices, dict):
+        raise ValueError("the file is YAML without model names (is it CSV or a list?)")
+    return prices
+
+
+def _reason(error: Exception) -> str:
+    """Why a price file cannot be read, in words."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        return f"{f'line {mark.line + 1}' if mark else 'the file'} is not valid YAML ({error.problem or error.context})"
+    if isinstance(error, yaml.YAMLError):
+        return f"the file is not valid YAML ({str(error).splitlines()[0]})"
+    if isinstance(error, UnicodeDecodeError):
+        return "the file is not UTF-8 text"
+    return f"the file cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
 
 
 def _is_nested(field: tuple[Any, Any]) -> bool:
@@ -104,16 +142,33 @@ def _is_nested(field: tuple[Any, Any]) -> bool:
     return isinstance(value, dict) and name not in ("tiers", "fine_tuned")
 
 
-def _to_price(entry: Mapping[str, Any], required: Set[str] = frozenset()) -> Price:
-    """The price of an entry, which must have the fields ``required`` too."""
-    unknown = set(entry) - {"input", "output", "cached_input", "batch"} - required
-    values = {name: float(value) for name, value in entry.items()}
-    if unknown or not all(math.isfinite(value) and value >= 0 for value in values.values()):
-        raise ValueError(f"{sorted(unknown) or entry}")
+def _mapping(value: Any, place: str) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: {value!r} is not a mapping")
+    return value
+
+
+def _number(value: Any, place: str, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f"{place}: {name} is {'empty' if value is None else repr(value)}, and not a number that is at least 0")
+    return number
+
+
+def _to_price(entry: Mapping[str, Any], place: str, required: Set[str] = frozenset()) -> Price:
+    """The price of an entry, which must have the fields ``required`` too. ``place`` names it in messages."""
+    required = {"input", "output"} | required
+    if unknown := set(entry) - {"cached_input", "batch"} - required:
+        raise ValueError(f"{place} has unknown fields: {', '.join(sorted(map(str, unknown)))}")
+    if missing := required - set(entry):
+        raise ValueError(f"{place} has no {' and no '.join(sorted(missing))}")
+    values = {name: _number(value, place, name) for name, value in entry.items()}
     return Price(
-        values["input"], values["output"], values.get("cached_input", values["input"]), values.get("batch", 1.0),
-        values["training"] if "training" in required else None,
-    )  # fmt: skip
+        values["input"], values["output"], values.get("cached_input", values["input"]), values.get("batch", 1.0), values.get("training")
+    )
 
 
 def paid(rows: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fcot.base.files import exclusive, holder
 from fcot.base.resources import PRICES
 from fcot.base.stopping import stop_if_requested
 from fcot.estimate.hours import about, at_most
-from fcot.llm.money import FREE
+from fcot.llm.money import FREE, no_price_in
 from fcot.sweeps.controller import SlurmAnswer
 from fcot.sweeps.job import read_record, run_job
 from fcot.sweeps.ledger import ACTIVE, counts, describe_holder, jobs_to_rerun, refuse_unknown, statuses
@@ -191,9 +191,8 @@ def _check_prices(sweep: Sweep, runs: Mapping[int, Run]) -> None:
             )
         if run.teacher is not None and run.plan.price is None:
             teacher = run.config.teacher
-            raise FcotError(
-                f"hydra.launcher.budget_usd needs a price, and {teacher.prices or PRICES} has none for {teacher.model}: teacher.prices=FILE"
-            )
+            none = no_price_in(Path(teacher.prices or PRICES), teacher.model)
+            raise FcotError(f"hydra.launcher.budget_usd needs a price, and {none}: teacher.prices=FILE")
 
 
 def _is_paid(run: Run) -> bool:

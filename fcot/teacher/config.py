@@ -265,12 +265,15 @@ class OpenAITeacherConfig:
 
     def conflicts(self, config: Config) -> Iterator[str]:
         """Messages about a missing key or price, and about greedy decoding."""
+        from fcot.llm.money import no_price_in
+
         if not config.dry_run:
             yield from self.credential_faults()
         if self.budget_usd is not None and self.model and self.price() is None:
             tier = self.parameters.get("service_tier")
-            needed = self.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
-            yield f"teacher.budget_usd needs a price, and {self.prices or PRICES} has none for {needed}: set teacher.prices=FILE"
+            none = no_price_in(Path(self.prices or PRICES), self.model)
+            none += f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else ""
+            yield f"teacher.budget_usd needs a price, and {none}: set teacher.prices=FILE"
         yield from greedy_conflicts(self, config)
 
     def credential_faults(self) -> Iterator[str]:
