@@ -17,7 +17,8 @@ from test_openai import send, step1, teacher
 from fcot.base.errors import FcotError
 from fcot.base.resources import PRICES
 from fcot.llm.generate import generate_completions
-from fcot.llm.money import FREE, Price, paid, read_price
+from fcot.llm.meter import Meter, interrupted_message
+from fcot.llm.money import FREE, Price, no_price_in, paid, read_price
 from fcot.llm.requests import NO_ACCOUNT, Choice, Reply, Usage
 from fcot.llm.store.folder import StoreFolder
 
@@ -134,55 +135,78 @@ def test_a_model_that_is_missing_in_the_file_has_no_price(tmp_path, text):
     assert read_price(tmp_path / "prices.yaml", "m") is None
 
 
+NO_NUMBER = "and not a number that is at least 0"
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "reason"),
     [
-        "m: {input: -1, output: 2}",
-        "m: {input: 1, output: 2, batch: -0.5}",
-        "m: {input: 1, output: 2, currency: 3}",
-        "m: {input: 1, output: 2, outputs: 3}",
-        "m: {input: 1}",
-        "m: {output: 1}",
-        "m: {}",
-        "m: {input: much, output: 2}",
-        "m: {input: null, output: 2}",
-        "m: [1, 2]",
-        "m: 3",
-        "m:",
-        "just a text",
-        "m: cheap",
-        "m: {input: 1, output: 2",
-        "- m",
-        "3",
-        "m: {input: ${x}, output: 2}",
-        "\tm: 1",
+        ("m: {input: -1, output: 2}", f"the entry of 'm': input is -1, {NO_NUMBER}"),
+        ("m: {input: 1, output: 2, batch: -0.5}", f"the entry of 'm': batch is -0.5, {NO_NUMBER}"),
+        ("m: {input: 1, output: 2, tiers: {flex: cheap}}", f"the entry of 'm', tiers: flex is 'cheap', {NO_NUMBER}"),
+        ("m: {input: 1, output: 2, tiers: [flex]}", "the entry of 'm', tiers: ['flex'] is not a mapping"),
+        ("m: {input: 1, output: 2, currency: 3}", "the entry of 'm' has unknown fields: currency"),
+        ("m: {prompt: 1, completion: 2}", "the entry of 'm' has unknown fields: completion, prompt"),
+        ("m: {input: 1}", "the entry of 'm' has no output"),
+        ("m: {output: 1}", "the entry of 'm' has no input"),
+        ("m: {}", "the entry of 'm' has no input and no output"),
+        ("m: {input: 0.5$, output: 2$}", f"the entry of 'm': input is '0.5$', {NO_NUMBER}"),
+        ("m: {input: null, output: 2}", f"the entry of 'm': input is empty, {NO_NUMBER}"),
+        ("m: [1, 2]", "the entry of 'm' is [1, 2], and not a mapping"),
+        ("m: 3", "the entry of 'm' is 3, and not a mapping"),
+        ("m:", "the entry of 'm' is empty, and not a mapping"),
+        ("m: 0.5, 2.0", "the entry of 'm' is '0.5, 2.0', and not a mapping"),
+        ("m: {input: ${x}, output: 2}", "line 1 is not valid YAML (expected ',' or '}', but got '{')"),
+        ("m: {input: 1, output: 2", "line 1 is not valid YAML (expected ',' or '}', but got '<stream end>')"),
+        ("m:\n  input: 1\n output: 2", "line 3 is not valid YAML (expected <block end>, but found '<block mapping start>')"),
+        ("\tm: 1", "line 1 is not valid YAML (found character '\\t' that cannot start any token)"),
+        ("model,input,output\nm,0.5,2", "the file is YAML without model names (is it CSV or a list?)"),
+        ("- m", "the file is YAML without model names (is it CSV or a list?)"),
+        ("3", "the file is YAML without model names (is it CSV or a list?)"),
+        (b"m: {input: \xff\xfe, output: 2}", "the file is not UTF-8 text"),
+        (b"m: \x00", "the file is not valid YAML (unacceptable character #x0000: special characters are not allowed)"),
+        (None, "the file cannot be read (Is a directory)"),
     ],
 )
-def test_a_malformed_price_file_is_reported_in_one_message_with_file_and_model(tmp_path, text):
+def test_a_malformed_price_file_is_reported_in_a_sentence_with_file_and_entry(tmp_path, text, reason):
     path = tmp_path / "prices.yaml"
-    path.write_text(text)
-    with pytest.raises(FcotError) as error:
-        read_price(path, "m")
-    assert str(error.value).startswith(f"teacher.prices={path}: m: an entry is {{input: USD, output: USD")
-
-
-@pytest.mark.parametrize("content", [b"m: {input: \xff\xfe, output: 2}", b"m: \x00", None])
-def test_an_unreadable_price_file_is_reported_in_one_message(tmp_path, content):
-    path = tmp_path / "prices.yaml"
-    if content is None:
+    if text is None:
         path.mkdir()
     else:
-        path.write_bytes(content)
-    with pytest.raises(FcotError, match=re.escape(f"teacher.prices={path}: m: ")):
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(FcotError) as error:
         read_price(path, "m")
+    assert str(error.value).startswith(f"teacher.prices={path}: {reason}. An entry is m: {{input: USD, output: USD, ")
+    assert "Error" not in str(error.value)
+
+
+def test_a_model_without_a_price_is_named_with_the_models_of_the_file(tmp_path):
+    path = tmp_path / "prices.yaml"
+    path.write_text("corp-thnk: {input: 0.5, output: 2}")
+    assert no_price_in(path, "corp-think") == f"{path} has none for corp-think (it has corp-thnk)"
+    path.write_text("".join(f"model-{letter}: {{input: 0.5, output: 2}}\n" for letter in "abcdefgh") + "corp-thnk: {input: 0.5, output: 2}")
+    assert no_price_in(path, "corp-think") == f"{path} has none for corp-think (it has corp-thnk)"
+    assert no_price_in(path, "else") == f"{path} has none for else"
+    assert no_price_in(tmp_path / "nowhere.yaml", "m") == f"{tmp_path / 'nowhere.yaml'} has none for m"
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf"])
 def test_a_price_must_be_finite(tmp_path, value):
     path = tmp_path / "prices.yaml"
     path.write_text(f"m: {{input: {value}, output: 2}}")
-    with pytest.raises(FcotError, match="an entry is"):
+    with pytest.raises(FcotError, match=NO_NUMBER):
         read_price(path, "m")
+
+
+def test_an_interrupted_purchase_says_what_is_stored_and_paid(tmp_path):
+    meter = Meter(40, lambda _: None, done=12, paid_usd=0.25)
+    priced = plan(Scripted(None), 4, price=PRICE, budget_usd=1.0)
+    assert (
+        interrupted_message(priced, meter)
+        == "12 of 40 completions are complete and stored; $0.2500 of teacher.budget_usd=1 spent by this run"
+    )
+    assert "; $0.2500 spent by this run" in interrupted_message(replace(priced, budget_usd=None), meter)
+    assert "what they cost is unknown" in interrupted_message(replace(priced, price=None), meter)
 
 
 # --- payments -------------------------------------------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ def over_budget_message(plan: Plan, meter: Meter, bound: float, shared: bool = F
     """
     assert plan.price is not None
     source = f" (prices: {plan.price.source})" if plan.price.source else ""
+    stored = _stored(meter)
     command = "the same command with a larger budget"
     if shared and plan.shared_budget is not None:
         budget = plan.shared_budget
@@ -117,7 +118,16 @@ def over_budget_message(plan: Plan, meter: Meter, bound: float, shared: bool = F
         command = budget.command
     else:
         limit = f"teacher.budget_usd={plan.budget_usd:g}: ${plan.spent_usd + (meter.paid_usd or 0.0):,.4f} spent"
-    return (
-        f"{limit}{source}, and the next request may cost ${bound:,.4f}. "
-        f"{meter.done:,} of {meter.requested:,} completions are complete and stored; {command} continues"
-    )
+    return f"{limit}{source}, and the next request may cost ${bound:,.4f}. {stored}; {command} continues"
+
+
+def interrupted_message(plan: Plan, meter: Meter) -> str:
+    """What a purchase that the user interrupted has stored and paid."""
+    if plan.price is None or meter.paid_usd is None:
+        return f"{_stored(meter)}; what they cost is unknown, because there is no price"
+    budget = "" if plan.budget_usd is None else f" of teacher.budget_usd={plan.budget_usd:g}"
+    return f"{_stored(meter)}; ${plan.spent_usd + meter.paid_usd:,.4f}{budget} spent by this run"
+
+
+def _stored(meter: Meter) -> str:
+    return f"{meter.done:,} of {meter.requested:,} completions are complete and stored"

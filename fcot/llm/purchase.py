@@ -17,7 +17,7 @@ from fcot.base.loop import run_async
 from fcot.base.records import Problem
 from fcot.base.stopping import stop_requested
 from fcot.llm.budget import Lease
-from fcot.llm.meter import Meter, first_problems, over_budget_message
+from fcot.llm.meter import Meter, first_problems, interrupted_message, over_budget_message
 from fcot.llm.plan import Plan, SlotRange, distributions_of, gave_up, missing, new_request_id, sent_row, to_rows
 from fcot.llm.store.folder import Shard, StoreFolder
 from fcot.llm.throttle import Halted
@@ -57,6 +57,9 @@ def buy(plan: Plan, folder: StoreFolder, to_buy: Sequence[tuple[str, Problem]], 
     lease = plan.shared_budget.open() if plan.shared_budget is not None and plan.price is not None else None
     try:
         run_async(_Purchase(plan, folder, to_buy, meter, lease).run())
+    except KeyboardInterrupt:
+        say(interrupted_message(plan, meter))
+        raise
     finally:
         folder.close()
         if lease is not None:
