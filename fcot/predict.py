@@ -27,7 +27,8 @@ HELP = """Let a trained student answer questions, and score its answers where th
   STUDENT               the student/ folder of a run; student=DIR is the same
   FILE                  questions: CSV, TSV, JSON, JSON Lines, Parquet, a datasets folder, or a text file with one question per line;
                         file=FILE is the same
-  output=FILE           write JSON Lines to this file instead of text to the terminal: all columns of the file, and the answers
+  output=FILE           write JSON Lines to this file instead of text to the terminal: all columns of the file, and the answers;
+                        a missing folder is created
   question_column=NAME  column with the question
   answer_column=NAME    column with the gold answer, which the student never sees; rows that have one are scored, except those that the
                         student was trained on and those with an answer that cannot be read; none: no scores

@@ -251,7 +251,7 @@ def find_jobs(folder: Path, launching: bool | None = None, slurm: SlurmAnswer | 
         FcotError: It is not a folder, or a plan cannot be read.
     """
     if not folder.is_dir():
-        raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
+        raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder (fcot ls lists runs and sweeps)'}")
     if plan_path(folder).exists():
         return list(_jobs_of(read_plan(folder), launching, slurm))
     if (folder / "config.yaml").exists():

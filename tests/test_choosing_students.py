@@ -193,6 +193,7 @@ METRICS = {
             "400 of 500 training samples lost their end, and with it their answer, at student.max_completion_tokens=",
         ),
         ({"cut_prompts": 400}, "400 of 500 training samples lost their beginning at student.max_prompt_tokens="),
+        ({"n_steps": 40}, "and the training had 40 steps: try trainer.warmup_steps=4, or more steps"),
         ({"n_reasoning_samples": 7}, "it was trained on 7 samples"),
     ],
 )

@@ -694,7 +694,7 @@ def test_an_interrupted_run_waits_for_requests_in_flight_and_loses_nothing(tmp_p
     assert "stopping: waiting for" in err
     assert "interrupted; the same command continues" in err
     said = re.search(r"(\d+) of (\d+) completions are complete and stored; what they cost is unknown, because there is no price\n", err)
-    assert int(said[1]) == stats["good_choices"] < int(said[2]), "it counts what the requests in flight brought"
+    assert 2 * int(said[1]) <= stats["good_choices"] < 2 * int(said[2]), "a completion of this prompt is complete after two requests"
     assert "Traceback" not in out + err
     assert stored(tmp_path / "outputs" / "store") == stats["good_choices"] > 14
     assert stats["requests"] == stats["good_requests"] <= 14 + 3 * 6, "requests in flight were answered, and few were sent after the signal"

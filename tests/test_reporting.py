@@ -485,7 +485,7 @@ def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
     assert (tmp_path / "sweep" / "report.html").stat().st_mtime_ns == kept
     with pytest.raises(FcotError, match="no evaluated run"):
         report([tmp_path / "elsewhere" / "run2"])
-    with pytest.raises(FcotError, match="no such folder"):
+    with pytest.raises(FcotError, match=r"nowhere: no such folder \(fcot ls lists runs and sweeps\)$"):
         find_jobs(tmp_path / "nowhere")
 
 

@@ -13,6 +13,7 @@ from fcot.runs.run import Run
 
 _MANY = 0.1  # share of answers or samples from which a fault is named
 _FEW_SAMPLES = 100
+_MOSTLY = 0.5  # share of the steps from which the warm-up is named
 _HARDLY_FELL = 0.7  # share of the first loss that the last one still has
 
 
@@ -71,6 +72,12 @@ def _of_training(run: Run, metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"{metrics[name]:,} of {n:,} training samples lost their {lost} at student.{option}={limit}: raise it"
     if n < _FEW_SAMPLES:
         yield f"it was trained on {n:,} samples: a larger diversity or more train problems give more"
+    steps = metrics["n_steps"] or 0
+    if not student.api_backed and steps and trainer.warmup_steps >= _MOSTLY * steps:
+        yield (
+            f"the learning rate rises over trainer.warmup_steps={trainer.warmup_steps}, and the training had {steps:,} steps: try "
+            f"trainer.warmup_steps={steps // 10}, or more steps"
+        )
     losses = _losses(run.directory.logs / "metrics.csv")
     if len(losses) > 1 and losses[-1] > _HARDLY_FELL * losses[0]:
         yield (
