@@ -161,7 +161,7 @@ def test_a_folder_that_is_no_run_is_reported(tmp_path, trained):
             fcot.load_run(folder)
     unfinished = fcot.run_experiment(until="generate", **TINY)
     for missing in (unfinished.curated, unfinished.predictions, lambda: unfinished.student):
-        with pytest.raises(fcot.FcotError, match=r"has no curated|has no predictions|not a student"):
+        with pytest.raises(fcot.FcotError, match=r"has no curated|has no predictions|has no student yet"):
             missing()
 
 

@@ -189,7 +189,7 @@ def test_rm_student_removes_the_weights_only_and_later_commands_say_so(names, ca
     assert set(folder.rglob("*")) == kept
     result = fcot.load_run(names["trained"])
     assert len(result.predictions())
-    with pytest.raises(fcot.FcotError, match="not a student"):
+    with pytest.raises(fcot.FcotError, match="has no student"):
         result.student.answer("2+2?")
     stderr = io.StringIO()
     with contextlib.redirect_stderr(stderr):
