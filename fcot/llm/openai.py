@@ -134,7 +134,7 @@ class OpenAIModel:
         return to_reply(answer, request, self._server.logprobs)
 
     async def _models(self) -> list[str]:
-        """Names of the models that the server has; empty if it does not tell them."""
+        """Names of the models that the server has; empty if it does not list them."""
         if self._model_names is None:
             self._model_names = []  # other requests that fail at the same time do not wait for them
             with contextlib.suppress(Exception):

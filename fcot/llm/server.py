@@ -221,7 +221,7 @@ class Server:
 
         Args:
             failure: Why the last request failed.
-            models: Names of the models that the server has, as far as it told them.
+            models: Names of the models that the server has; empty if it does not list them.
         """
         status, reason = failure.status, self.describe(failure)
         if failure.retriable or status == 200:
