@@ -18,12 +18,11 @@ import torch
 import zygote
 from configurations import make_run
 from students import make_rows, make_student
-from trainings import own_samples, trained, trained_by
+from trainings import assert_equal_in_chunks, own_samples, trained, trained_by
 
 from fcot.base.errors import FcotError
 from fcot.base.records import TrainingSample
 from fcot.methods.on_policy.stages import recipe_of
-from fcot.objectives import distribution
 from fcot.objectives.completion import CompletionLoss
 from fcot.objectives.distribution import DistributionLoss
 from fcot.runs.pipeline import execute
@@ -155,33 +154,7 @@ def test_chunks_of_a_large_vocabulary_give_the_same_loss_and_gradients(name, kin
     student, teacher = make_student(name), make_student("llama")
     loss = DistributionLoss(CompletionLoss(make_rows(student, 6), layout_of(student)), teacher, 350, 0.3, divergence=kind)
     part = loss.collate(np.arange(6), 0)
-
-    def computed():
-        student.model.zero_grad()
-        found = loss.loss(Forward(student.model), part)
-        found.total.backward()
-        return found.total.item(), found.watched, [weight.grad.clone() for weight in student.model.parameters()]
-
-    whole = computed()
-    monkeypatch.setattr("fcot.student.forward.CHUNKED_FROM", 1)
-    monkeypatch.setattr(distribution, "CHUNK", 16 * 350)
-    largest = 0
-    forward = distribution.Outputs.logits
-
-    def watched(self, chunk):
-        nonlocal largest
-        logits = forward(self, chunk)
-        largest = max(largest, len(logits))
-        return logits
-
-    monkeypatch.setattr(distribution.Outputs, "logits", watched)
-    chunked = computed()
-    assert largest == 16 < len(part["targets"])
-    assert chunked[0] == pytest.approx(whole[0], rel=1e-5)
-    for name, value in whole[1].items():
-        assert float(chunked[1][name]) == pytest.approx(float(value), rel=1e-4), name
-    for found, expected in zip(chunked[2], whole[2], strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert_equal_in_chunks(student, loss, part, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from scoring_server import entry, served, teacher_at
 from students import make_rows, make_student, tokenizer
+from trainings import assert_equal_in_chunks
 from transformers import AutoTokenizer
 
 from fcot.base.errors import FcotError
@@ -20,7 +21,6 @@ from fcot.llm.logprobs import LogprobReader
 from fcot.llm.requests import Request
 from fcot.llm.store.inventory import compact, merge
 from fcot.llm.store.shard import Shard
-from fcot.objectives import distribution
 from fcot.objectives.completion import CompletionLoss
 from fcot.objectives.config import DistributionConfig
 from fcot.objectives.stored import Covered, StoredDistributionLoss, cover
@@ -448,28 +448,7 @@ def test_chunks_of_a_large_vocabulary_give_the_same_loss_and_gradients(name, mon
     student = make_student(name)
     objective = objective_of(student, tops_of(student), share=0.3)
     part = objective.collate(range(6), 0)
-
-    def computed():
-        student.model.zero_grad()
-        loss = objective.loss(Forward(student.model), part)
-        loss.total.backward()
-        return loss.total.item(), loss.watched, [weight.grad.clone() for weight in student.model.parameters()]
-
-    whole = computed()
-    monkeypatch.setattr("fcot.student.forward.CHUNKED_FROM", 1)
-    monkeypatch.setattr(distribution, "CHUNK", 16 * 350)
-    sizes, of_chunk = [], distribution.Outputs.logits
-    monkeypatch.setattr(
-        distribution.Outputs, "logits", lambda self, chunk: (sizes.append(len(self.states[chunk])), of_chunk(self, chunk))[1]
-    )
-    chunked = computed()
-    assert max(sizes) == 16 < len(part["targets"]), "all logits at once"
-    assert chunked[0] == pytest.approx(whole[0], rel=1e-5)
-    assert {watched: float(value) for watched, value in chunked[1].items()} == pytest.approx(
-        {watched: float(value) for watched, value in whole[1].items()}, rel=1e-4
-    )
-    for found, expected in zip(chunked[2], whole[2], strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert_equal_in_chunks(student, objective, part, monkeypatch)
 
 
 def test_a_student_with_the_teachers_distribution_has_no_divergence():

@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from students import make_rows, make_student, weights_of
 
@@ -18,7 +19,7 @@ from fcot.base.files import replacing
 from fcot.base.ranks import Team, World
 from fcot.decoding.engine import Sampling
 from fcot.methods.table import METHODS
-from fcot.objectives import completion
+from fcot.objectives import completion, distribution
 from fcot.objectives.completion import CompletionLoss, token_loss
 from fcot.objectives.distribution import DistributionLoss
 from fcot.objectives.pairs import Pairs
@@ -30,6 +31,7 @@ from fcot.student.checkpoints import gathered
 from fcot.student.config import TrainerConfig
 from fcot.student.data import TrainingData
 from fcot.student.decoding import Decoded, DecodingPrompt, decode
+from fcot.student.forward import Forward
 from fcot.student.loading import Lora, add_lora
 from fcot.student.own import OwnSamples, RenewedRows, Schedule, Writing
 from fcot.student.tokenization import Tokenized
@@ -228,3 +230,33 @@ def give_accuracies(monkeypatch, accuracies, after_step=lambda step: None):
         return train(student, rows, objectives, recipe, patched, **keywords)
 
     monkeypatch.setattr(stage, "fit_student", patched_fit)
+
+
+def assert_equal_in_chunks(student, objective, part, monkeypatch):
+    """A divergence whose logits exist for 16 targets at a time has the loss, watched sums and gradients of all logits at once."""
+
+    def computed():
+        student.model.zero_grad()
+        loss = objective.loss(Forward(student.model), part)
+        loss.total.backward()
+        return loss.total.item(), loss.watched, [weight.grad.clone() for weight in student.model.parameters()]
+
+    whole = computed()
+    monkeypatch.setattr("fcot.student.forward.CHUNKED_FROM", 1)
+    monkeypatch.setattr(distribution, "CHUNK", 16 * 350)
+    sizes, of_chunk = [], distribution.Outputs.logits
+
+    def watched(self, chunk):
+        logits = of_chunk(self, chunk)
+        sizes.append(len(logits))
+        return logits
+
+    monkeypatch.setattr(distribution.Outputs, "logits", watched)
+    chunked = computed()
+    assert max(sizes) == 16 < len(part["targets"]), "all logits at once"
+    assert chunked[0] == pytest.approx(whole[0], rel=1e-5)
+    assert set(chunked[1]) == set(whole[1])
+    for name, value in whole[1].items():
+        assert float(chunked[1][name]) == pytest.approx(float(value), rel=1e-4), name
+    for found, expected in zip(chunked[2], whole[2], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
