@@ -114,7 +114,7 @@ def test_the_cases_have_both_finished_and_cut_rows(case):
     assert 2 < sum(answer.complete for answer in texts) < N
     assert {answer.n_tokens for answer in texts if not answer.complete} <= {LIMIT}
     assert len({answer.n_tokens for answer in texts}) > 2
-    assert len({answer.text for answer in texts}) > N / 2, "the texts differ: equal ones would prove nothing"
+    assert len({answer.text for answer in texts}) > N / 4, "the texts differ: equal ones would prove nothing"
     assert len({len(prompt.ids) for prompt in prompts}) > 4
 
 
