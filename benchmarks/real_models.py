@@ -2,20 +2,26 @@
 
     python benchmarks/real_models.py prompts --model NAME --base-url URL --data FOLDER --output FOLDER
     python benchmarks/real_models.py validation OUTPUT_DIR
+    python benchmarks/real_models.py scores --model NAME --base-url URL --folder FOLDER --data FOLDER --output FOLDER
 
 ``prompts`` sends each one-request prompt to a chat model, greedily, with the first train problems of an arithmetic, a choice, a yes/no and
 a free-text task. URL is an OpenAI-compatible server, such as llama.cpp's; the folder of ``--data`` holds ``multiarith.json`` and so on.
 Choose the output folder outside the checkout.
 
 ``validation`` reads the runs of ``experiment=real/learning_rate``, and prints validation accuracy by setting, pooled over tasks.
+
+``scores`` compares the distributions that a server gives while it writes rationales with those of the same weights in transformers, at the
+same tokens; ``--folder`` has the weights.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -28,7 +34,9 @@ from fcot.config.schema import register_schemas
 from fcot.curation.filters import Rules, curate
 from fcot.curation.outcomes import Outcomes
 from fcot.evaluation.statistics import wilson_interval
+from fcot.llm.distributions import TopTokens
 from fcot.llm.generate import generate_completions
+from fcot.llm.score import NAME, score, scoring_plan, stored_score
 from fcot.runs.run import Run, resolve
 
 TASKS = ("multiarith", "date_understanding", "coin_flip", "last_letter_concatenation")
@@ -91,6 +99,44 @@ def validation(options: argparse.Namespace) -> None:
         print("| " + " | ".join([*setting, *cells, pooled]) + " |")
 
 
+def scores(options: argparse.Namespace) -> None:
+    """Print how far a server's distributions are from those of transformers at the tokens of its rationales."""
+    common = [
+        f"dataset={options.task}", f"dataset.path={options.data / options.task}.json", f"dataset.limit={options.n}",
+        "teacher.endpoint=chat", f"teacher.top_logprobs={options.k}", "prompt=reasoning_chat", "diversity=1", "until=generate",
+    ]  # fmt: skip
+    server = run_of(
+        options.output, *common, "teacher=openai", f"teacher.model={options.model}", f"teacher.base_url={options.base_url}",
+        "teacher.api_key_env=none", "teacher.timeout_s=900", "teacher.concurrency=4", f"teacher.tokenizer={options.folder}",
+    )  # fmt: skip
+    problems = server.select(server.split.train)
+    with progress("generate", len(problems), "completions") as bar:
+        completions = generate_completions(server.plan, server.store, problems, bar.advance)
+    texts = [replace(server.problems[one.sample_index], rationale=one.rationale) for one in completions if one.rationale]
+    store = server.store.refresh()
+    of_server = [stored_score(server.plan, store, problem) for problem in texts]
+    local = run_of(options.output, *common, "teacher=hf", f"teacher.model={options.model}", f"teacher.path={options.folder}")
+    of_local = score(scoring_plan(local.plan, 0.0), local.store_of(NAME), texts)
+    pairs = [pair for a, b in zip(of_server, of_local, strict=True) if a is not None and b is not None for pair in _positions(a, b)]
+    same_first, differences, shared = (np.array(column) for column in zip(*pairs, strict=True))
+    print(f"{len(texts)} rationales, {len(pairs):,} tokens; {sum(a is None for a in of_server)} without the server's distributions")
+    print(f"the likeliest token is the same at {100 * same_first.mean():.1f} %")
+    print(f"tokens of the server's {options.k} that are among transformers' {options.k}: {100 * shared.mean():.1f} %")
+    mean, high = differences.mean(), np.quantile(differences, 0.99)
+    print(f"difference of the written token's log-probability: mean {mean:.3f}, 99th percentile {high:.3f}")
+
+
+def _positions(first: TopTokens, second: TopTokens) -> Iterator[tuple[bool, float, float]]:
+    """At each token: whether the likeliest one is the same, the difference of the token's log-probability, the share of equal tokens."""
+    for position in range(min(len(first), len(second))):
+        token = first.tokens[position]
+        if token != second.tokens[position]:
+            return  # from here on the contexts differ
+        a, b = (dict(zip(top.ids[position].tolist(), top.logprobs[position].tolist(), strict=True)) for top in (first, second))
+        if token in a and token in b:
+            yield max(a, key=a.__getitem__) == max(b, key=b.__getitem__), abs(a[token] - b[token]), len(a.keys() & b.keys()) / len(a)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,6 +155,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subcommand.set_defaults(command=validation)
     subcommand.add_argument("output", type=Path)
     subcommand.add_argument("--by", nargs="+", default=["student.lora.rank", "trainer.lr", "trainer.batch_size", "trainer.max_steps"])
+    subcommand = commands.add_parser("scores")
+    subcommand.set_defaults(command=scores)
+    for option in ("--model", "--base-url"):
+        subcommand.add_argument(option, required=True)
+    for option in ("--folder", "--data", "--output"):
+        subcommand.add_argument(option, type=Path, required=True)
+    subcommand.add_argument("--task", default="multiarith")
+    subcommand.add_argument("-n", type=int, default=24, help="problems of the task, of which the train problems are used")
+    subcommand.add_argument("-k", type=int, default=20)
     options = parser.parse_args(arguments)
     options.command(options)
 

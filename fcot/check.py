@@ -29,7 +29,7 @@ from fcot.tasks.check import (
     type_doubts,
 )
 from fcot.tasks.guesses import guess_column, guess_rule, is_id_name
-from fcot.tasks.hints import hints
+from fcot.tasks.hints import LETTERS, hints, lists_options, option_columns
 from fcot.tasks.loaders import PARTS, SAMPLE_INDEX, Columns, Data, cell_text
 from fcot.tasks.reading import read_rows, source_fault
 from fcot.tasks.splits import Split
@@ -142,7 +142,7 @@ def _config(path: str | None, overrides: Sequence[str]) -> tuple[Config, list[st
 def _guess(dataset: Any) -> tuple[Any, list[str]]:
     """The options of own data with those guessed that are not set, and the overrides that set them."""
     names = read_rows(dataset.path, keep=(), limit=_SAMPLE).columns
-    options: dict[str, str] = {}
+    options: dict[str, Any] = {}
     for meaning in ("question", "answer"):
         column, taken = getattr(dataset, f"{meaning}_column"), options.values()
         guess = guess_column([name for name in names if name not in taken], meaning) if column == meaning and column not in names else None
@@ -154,7 +154,24 @@ def _guess(dataset: Any) -> tuple[Any, list[str]]:
         letters = {"choices": rule.choices} if rule.choices else {}
         options |= {"answer_type": rule.answer_type, **letters}
         dataset = replace(dataset, answer_type=rule.answer_type, **letters)
+    if columns := _option_columns(dataset, names):
+        further: dict[str, Any] = {"option_columns": columns}
+        if len(columns) > len(dataset.choices) and "choices" in options:  # the last letter may be no one's answer
+            further["choices"] = LETTERS[: len(columns)]
+        if len(columns) == len(further.get("choices", dataset.choices)):
+            options |= further
+            dataset = replace(dataset, **further)
     return dataset, [f"dataset.{name}={written(value)}" for name, value in options.items()]
+
+
+def _option_columns(dataset: Any, names: Sequence[str]) -> list[str]:
+    """The columns that seem to hold the options of a multiple choice; empty if most questions list options, or columns are named."""
+    found = option_columns([name for name in names if name not in dataset.columns.named.values()])
+    if dataset.answer_type != "choice" or dataset.option_columns or not found:
+        return []
+    rows = read_rows(dataset.path, keep={dataset.question_column}, limit=_SAMPLE)
+    without = sum(not lists_options(cell_text(row.get(dataset.question_column)) or "") for row in rows.values)
+    return found if 2 * without > len(rows.values) else []
 
 
 def _id_notes(dataset: Any, data: Data, unread: Sequence[str]) -> list[str]:

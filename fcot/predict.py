@@ -33,9 +33,10 @@ HELP = """Let a trained student answer questions, and score its answers where th
   answer_column=NAME    column with the gold answer, which the student never sees; rows that have one are scored, except those that the
                         student was trained on and those with an answer that cannot be read; none: no scores
   group_column=NAME     also score the rows of each value of this column
+  option_columns=A,B    columns with the options of a multiple choice, which are written behind the question, one column per letter
   decimal=MARK          decimal mark of the gold answers: point, comma, or auto for the one that fits more answers
-  on_invalid=skip       leave faulty rows out; error: they are an error. Default of these five: as in the student's run, where the file has
-                        its columns; else question, answer, no groups, auto, error
+  on_invalid=skip       leave faulty rows out; error: they are an error. Default of these six: as in the student's run, where the file has
+                        its columns; else question, answer, no groups, no options, auto, error
   self_consistency=1    answers sampled per question for a majority vote; 1 decodes greedily
   temperature=0.7       temperature of the samples
   max_new_tokens=N      limit of an answer, in tokens; default: the student's own limit
@@ -92,9 +93,9 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
         FcotError: An option is unknown, is out of range or has no value, a file is missing, or no student is named.
     """
     kinds: dict[str, type] = {
-        "student": str, "file": str, "output": str, "question_column": str, "answer_column": str, "group_column": str, "decimal": str,
-        "on_invalid": str, "self_consistency": int, "temperature": float, "max_new_tokens": int, "calculator": bool, "seed": int,
-        "api_key_env": str,
+        "student": str, "file": str, "output": str, "question_column": str, "answer_column": str, "group_column": str,
+        "option_columns": str, "decimal": str, "on_invalid": str, "self_consistency": int, "temperature": float, "max_new_tokens": int,
+        "calculator": bool, "seed": int, "api_key_env": str,
     }  # fmt: skip
     values: dict[str, Any] = {}
     others = []
@@ -120,6 +121,8 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
             raise FcotError(f"{argument}: the value is missing")
         if kinds[name] is not str and not (values[name] >= 0 if name == "seed" else 0 < values[name] < math.inf):
             raise FcotError(f"{argument}: the value must be {'at least' if name == 'seed' else 'more than'} 0")
+    if "option_columns" in values:
+        values["option_columns"] = [name.strip() for name in values["option_columns"].strip("[]").split(",")]
     for name, choices in (("decimal", ("auto", "point", "comma")), ("on_invalid", ("error", "skip"))):
         if values.get(name, choices[0]) not in choices:
             raise FcotError(f"{name}={values[name]}: choose from {', '.join(choices)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from dataclasses import replace
 
 import datasets
@@ -14,6 +15,7 @@ from students import save_gpt2
 from fcot import check as command
 from fcot.base import console
 from fcot.base.errors import FcotError
+from fcot.base.files import write_jsonl
 from fcot.base.records import Prediction
 from fcot.check import check
 from fcot.estimate.dry_run import estimate
@@ -198,10 +200,15 @@ CHOICES = [{"question": "What is wanted?", "answer": "ABC"[number % 3]} for numb
         (
             [row | {"option_a": "red", "Option B": "blue", "C": "green", "shop": "X"} for row in CHOICES],
             "60 of 60 questions list no options such as (A), although the answers are letters; the columns 'option_a', 'Option B', 'C' "
-            "look like options and are not read.",
+            "look like options and are not read. Teacher and student would not see them: "
+            "\"dataset.option_columns=[option_a,'Option B',C]\" writes them behind the question.",
         ),
-        (CHOICES, "60 of 60 questions list no options such as (A), although the answers are letters. Teacher and student see only"),
-        ([row | {"A": "red", "B": "blue", "answer": "red green"} for row in CHOICES], "'A', 'B' look like options and are not read."),
+        (CHOICES, "60 of 60 questions list no options such as (A), although the answers are letters. Put the options into the question"),
+        (
+            [row | {"A": "red", "B": "blue", "answer": "red green"} for row in CHOICES],
+            "'A', 'B' look like options and are not read. Teacher and student would not see them: use letters as answers, with "
+            "dataset.answer_type=choice dataset.choices=AB \"dataset.option_columns=[A,B]\", or put the options into the question.",
+        ),
         ([row | {"question": "Which? (A) red (B) blue (C) green"} for row in CHOICES], None),
         ([row | {"question": "Which?\na) red\nb) blue\nc) green"} for row in CHOICES], None),
         ([row | {"question": "Which?\nA: red\nB: blue\nC: green", "A": "red", "B": "blue"} for row in CHOICES], None),
@@ -212,12 +219,48 @@ def test_choices_without_options_in_the_question_are_named(mine, make_run, tmp_p
     """The options were in columns of their own, and neither teacher nor student ever saw them."""
     path = str(mine([row | {"question": f"Case {number}: {row['question']}"} for number, row in enumerate(rows)]))
     report = check(path)
-    notes = [note for note in report.notes if "options" in note]
-    assert len(notes) == (expected is not None)
-    assert expected is None or expected in notes[0]
     own = ("dataset=custom", f"dataset.path={path}", "method=fine_tune")
     run = make_run(tmp_path, *own, *(word for word in report.guessed if word.startswith(("dataset.answer_type", "dataset.choices"))))
-    assert [note for note in data_notes(run) if "options" in note] == [f"data: {note}" for note in notes]
+    notes = [note for note in data_notes(run) if "options" in note]
+    assert len(notes) == (expected is not None)
+    assert expected is None or expected in notes[0]
+    if columns := [word for word in report.guessed if word.startswith("dataset.option_columns")]:
+        assert not [note for note in report.notes if "options" in note], "the check reads what it proposes"
+        assert run.problems[7].question == "Case 7: What is wanted?"
+        run = make_run(tmp_path, *own, *report.guessed)
+        assert run.problems[7].question == "Case 7: What is wanted? Answer Choices: (A) red (B) blue (C) green"
+        assert not [note for note in data_notes(run) if "options" in note]
+        assert columns[0] in shlex.split(report.command)
+    else:
+        assert notes == [f"data: {note}" for note in report.notes if "options" in note]
+
+
+OPTIONS = [row | {"A": "red", "B": 2, "C": "" if number % 2 else "green"} for number, row in enumerate(CHOICES)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("dataset.answer_type=text", "dataset.option_columns=[A,B]"), r"only dataset.answer_type=choice reads it"),
+        (("dataset.answer_type=choice", "dataset.choices=ABC", "dataset.option_columns=[A,B]"),
+         r"names 2 columns, and dataset.choices=ABC has 3 letters: one column per letter"),
+        (("dataset.option_columns=[A,B,X]",), r"has no column 'X'; it has A, B, C, answer, question.*'dataset.option_columns=\[...\]'"),
+    ],
+)  # fmt: skip
+def test_wrong_columns_of_options_are_errors(mine, overrides, message):
+    with pytest.raises(FcotError, match=message):
+        check(str(mine(OPTIONS)), overrides)
+
+
+def test_an_empty_option_is_left_out_and_one_that_is_a_list_is_a_fault(mine, make_run, tmp_path):
+    rows = [row | {"question": f"Case {number}?"} for number, row in enumerate(OPTIONS)]
+    path = str(mine(rows))
+    run = make_run(tmp_path, "dataset=custom", f"dataset.path={path}", "method=fine_tune", *check(path).guessed)
+    assert [run.problems[index].question for index in (2, 3)] == [
+        "Case 2? Answer Choices: (A) red (B) 2 (C) green", "Case 3? Answer Choices: (A) red (B) 2",
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "mine.jsonl", [rows[0] | {"A": ["red"]}, *rows[1:]])
+    assert check(str(tmp_path / "mine.jsonl")).faults[0].endswith("the option A is a list, not one value")
 
 
 def test_questions_without_answers_are_sent_to_predict(mine):

@@ -84,6 +84,7 @@ CHANGES = {
     ("dataset", "custom"): {
         "path": ((), ("dataset.path=FILES/fewer.jsonl",)), "answer_type": ((), ("dataset.answer_type=text",)),
         "choices": (LETTERS, ("dataset.choices=ABCDE",)),
+        "option_columns": (LETTERS, ("dataset.option_columns=[ticket,price,side,why]",)),
         "question_column": ((), ("dataset.question_column=other",)), "answer_column": ((), ("dataset.answer_column=wrong",)),
         "rationale_column": (
             ("method=few_shot_cot", "prompt=few_shot_cot", "prompt.exemplars=train"), ("dataset.rationale_column=why",),

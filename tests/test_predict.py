@@ -6,6 +6,8 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pandas
 import pytest
@@ -29,7 +31,7 @@ from fcot.runs.origin import base_model_of
 from fcot.runs.pipeline import execute
 from fcot.runs.questions import GOLD, as_in_its_run, read_questions
 from fcot.student.config import PretrainedStudentConfig
-from fcot.student.interface import StudentInterface, write_interface
+from fcot.student.interface import StudentInterface, read_interface, write_interface
 
 
 @pytest.fixture(scope="module", params=["tiny_gpt2", "tiny_t5"])
@@ -365,6 +367,24 @@ def test_options_and_the_files_own_columns_come_before_those_of_the_students_run
     assert capsys.readouterr().err == "as in the student's run: on_invalid=skip\n"
     (tmp_path / "lines.txt").write_text("How many?\n")
     assert [row["question"] for row in read_questions(as_in_its_run(Options(folder, str(tmp_path / "lines.txt"))))] == ["How many?"]
+
+
+def test_the_options_of_a_multiple_choice_are_read_as_in_the_students_run(of_a_run, tmp_path, capsys):
+    folder, file = of_a_run(option_columns=["a", "b"]), tmp_path / "q.jsonl"
+    write_interface(Path(folder), replace(read_interface(Path(folder)), rule=AnswerRule("choice", "AB")))
+    rows = [{"question": "Which?", "a": "red", "b": "blue", "c": "no", "answer": "B"}]
+    write_jsonl(file, rows)
+    assert read_questions(as_in_its_run(Options(folder, str(file))))[0]["question"] == "Which? Answer Choices: (A) red (B) blue"
+    assert capsys.readouterr().err == "as in the student's run: option_columns=a,b\n"
+    options = parse([folder, str(file), "option_columns=[b, c]"])[0]
+    assert read_questions(as_in_its_run(options))[0]["question"] == "Which? Answer Choices: (A) blue (B) no"
+    with pytest.raises(FcotError, match=r"option_columns=a,b,c: the student answers with the letters AB: name one column per letter"):
+        read_questions(Options(folder, str(file), option_columns=["a", "b", "c"]))
+    with pytest.raises(FcotError, match=r"option_columns: .* has no column 'd'; it has a, answer, b, c, question"):
+        read_questions(Options(folder, str(file), option_columns=["a", "d"]))
+    write_jsonl(file, [{"question": "Which? (A) red (B) blue", "answer": "B"}])
+    assert read_questions(as_in_its_run(Options(folder, str(file))))[0]["question"] == "Which? (A) red (B) blue"
+    assert "has no column 'a': the questions are answered as they are" in capsys.readouterr().err
 
 
 def test_faulty_rows_can_be_left_out(student, tmp_path):

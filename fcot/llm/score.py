@@ -66,7 +66,7 @@ def score(plan: ScoringPlan, folder: StoreFolder, problems: Sequence[Problem]) -
     return [stored_score(plan, folder, problem) for problem in problems]
 
 
-def stored_score(plan: ScoringPlan, folder: StoreFolder, problem: Problem) -> TopTokens | None:
+def stored_score(plan: Plan, folder: StoreFolder, problem: Problem) -> TopTokens | None:
     """The stored distributions of a problem's text; None if there are none."""
     key = plan.root_key(folder, problem)
     shard = folder.shard(key)

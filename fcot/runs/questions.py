@@ -25,6 +25,7 @@ class QuestionOptions:
     question_column: str | None = None
     answer_column: str | None = None
     group_column: str | None = None
+    option_columns: list[str] | None = None
     decimal: str | None = None
     on_invalid: str | None = None
 
@@ -49,13 +50,20 @@ def as_in_its_run(options: AnyOptions) -> AnyOptions:
 
     assert options.file is not None
     recorded = options_of_data(find_student(options.student))
-    names = ("question_column", "answer_column", "group_column", "decimal", "on_invalid")
-    unset = {name: recorded[name] for name in names if getattr(options, name) is None and recorded.get(name) is not None}
+    names = ("question_column", "answer_column", "group_column", "option_columns", "decimal", "on_invalid")
+    unset = {name: recorded[name] for name in names if getattr(options, name) is None and recorded.get(name) not in (None, [])}
     if not unset:
         return options
     columns = read_rows(options.file, (), _SAMPLE, "file", options.question_column or _QUESTION).columns
     taken = {name: value for name, value in unset.items() if not name.endswith("_column") or value in columns}
-    if shown := [f"{name}={value}" for name, value in taken.items() if value not in (_QUESTION, _ANSWER, "auto", "error")]:
+    if missing := [name for name in taken.get("option_columns", ()) if name not in columns]:
+        del taken["option_columns"]
+        say(
+            f"note: the student's run read options from columns, and {options.file} has no column {missing[0]!r}: the questions are "
+            "answered as they are. option_columns=NAME,NAME names other columns"
+        )
+    texts = {name: ",".join(value) if name == "option_columns" else value for name, value in taken.items()}
+    if shown := [f"{name}={text}" for name, text in texts.items() if text not in (_QUESTION, _ANSWER, "auto", "error")]:
         say(f"as in the student's run: {' '.join(shown)}")
     return replace(options, **taken)
 
@@ -82,7 +90,7 @@ def read_questions(options: QuestionOptions) -> list[dict[str, Any]]:
     answers = _check_columns(rows, options, question)
     interface = read_interface(find_student(options.student))
     task = custom_task(interface.task, interface.rule)
-    columns = Columns(question, answers, group=options.group_column)
+    columns = Columns(question, answers, group=options.group_column, options=_options_of(rows, options, interface.rule.choices))
     scorable = _without_unreadable(rows, columns, task, options)
     data = to_data(task, scorable, columns, unlabelled=True, decimal=options.decimal or "auto")
     if data.faults and options.on_invalid == "skip" and data.problems:
@@ -141,6 +149,26 @@ def _without_unreadable(rows: Rows, columns: Columns, task: Task, options: Quest
     say(f"note: {len(faults):,} of {n_given:,} gold answers cannot be read. {questions} answered, but not scored: {example}")
     values = [{**row, columns.answer: None} if position in faults else row for position, row in enumerate(rows.values)]
     return replace(rows, values=values)
+
+
+def _options_of(rows: Rows, options: QuestionOptions, choices: str) -> tuple[tuple[str, str], ...]:
+    """Letters and columns of the options.
+
+    Args:
+        rows: The rows.
+        options: The options of the command.
+        choices: The letters that the student answers with.
+
+    Raises:
+        FcotError: A column is missing, or there is not one for each letter.
+    """
+    names = options.option_columns or []
+    if missing := [name for name in names if name not in rows.columns]:
+        raise FcotError(f"option_columns: {rows.name} has no column {missing[0]!r}; it has {', '.join(sorted(rows.columns))}")
+    if names and len(names) != len(choices):
+        letters = f"the letters {choices}: name one column per letter" if choices else "no letters: remove option_columns"
+        raise FcotError(f"option_columns={','.join(names)}: the student answers with {letters}")
+    return tuple(zip(choices, names, strict=False))
 
 
 def _check_columns(rows: Rows, options: QuestionOptions, question: str) -> str | None:

@@ -89,7 +89,7 @@ class DataReport:
         return "\n".join([*lines, *_entry("next", [self.command] if self.usable else [])])
 
     def _other_columns(self) -> list[str]:
-        named = [override for override in self.guessed if "_column=" in override]
+        named = [override for override in self.guessed if "_column" in override]
         return [f"guessed: {' '.join(named)}"] if named else []
 
     def _other_types(self) -> str:

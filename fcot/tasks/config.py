@@ -111,6 +111,8 @@ class CustomDatasetConfig:
     # what a gold answer is: one number, a letter of dataset.choices, yes or no, or any text
     answer_type: str = resolved(MISSING, To.RULE, one_of=ANSWER_TYPES, hint="; fcot check FILE guesses it")
     choices: str = resolved("", To.RULE)  # the letters of answer_type=choice, such as ABCD
+    # columns with the options of answer_type=choice, one per letter; they are written behind the question: Answer Choices: (A) ... (B) ...
+    option_columns: list[str] = resolved([], To.PROBLEMS)
     question_column: str = resolved("question", To.PROBLEMS)  # column with the question
     answer_column: str = resolved("answer", To.PROBLEMS)  # column with the gold answer
     rationale_column: str = resolved("rationale", To.EXEMPLARS)  # column with human rationales, for prompt.exemplars=train; optional
@@ -134,6 +136,13 @@ class CustomDatasetConfig:
 
         if self.answer_type == "choice" and not (self.choices.isalpha() and self.choices.isupper()):
             yield "dataset.answer_type=choice needs capital letters: dataset.choices=ABCD; for words use dataset.answer_type=text"
+        if self.option_columns and self.answer_type != "choice":
+            yield "dataset.option_columns: only dataset.answer_type=choice reads it; set it, or remove dataset.option_columns"
+        elif self.option_columns and len(self.option_columns) != len(self.choices):
+            yield (
+                f"dataset.option_columns names {len(self.option_columns)} columns, and dataset.choices={self.choices} has "
+                f"{len(self.choices)} letters: one column per letter"
+            )
         if fault := source_fault(self.path):
             yield f"dataset.path={self.path}: {fault}"
 
@@ -160,7 +169,7 @@ class CustomDatasetConfig:
 
         return Columns(
             self.question_column, self.answer_column, self.rationale_column, self.template_column, self.index_column, self.group_column,
-            self.split_column,
+            self.split_column, tuple(zip(self.choices, self.option_columns, strict=False)),
         )  # fmt: skip
 
     def load(self, task: Task, unlabelled: bool) -> Data:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from fcot.config.values import written
 from fcot.prompts.answers import AnswerRule
 from fcot.tasks.answers import YES_NO_WORDS
 from fcot.tasks.loaders import Columns, Data
@@ -16,6 +17,7 @@ _OPTION = re.compile(r"(?<!\w)([A-J])(?!\w)|(?<!\w)([a-j])\s?[).\]:]")  # a lett
 _FEWEST_OPTIONS = 2
 _TWO_WORDS = 0.95  # share of the answers that two words have to make up
 _MOST_WORDS = 1000
+LETTERS = "ABCDEFGHIJ"  # of multiple choice
 
 
 def hints(data: Data, task: Task, columns: Columns) -> list[str]:
@@ -33,13 +35,13 @@ def two_words(data: Data, task: Task, columns: Columns) -> list[str]:
     """A hint on answers of the type text that are one of two words, such as ``Ja`` and ``Nein``, but for a few stray ones."""
     if task.rule.answer_type != "text":
         return []
-    written: dict[str, str] = {}  # the first spelling, by the word without case and punctuation
+    spelled: dict[str, str] = {}  # the first spelling, by the word without case and punctuation
     counts: Counter[str] = Counter()
     for problem in data.problems:
         if problem.labelled:
             answer = data.answer_of(problem).strip()
             word = re.sub(r"[\W_]+", " ", answer.casefold()).strip() or answer
-            written.setdefault(word, answer)
+            spelled.setdefault(word, answer)
             counts[word] += 1
             if len(counts) > _MOST_WORDS:
                 return []
@@ -47,7 +49,7 @@ def two_words(data: Data, task: Task, columns: Columns) -> list[str]:
     n = sum(count for _, count in frequent)
     if len(frequent) < 2 or frequent[1][1] < max(2, total - n + 1) or n < _TWO_WORDS * total:
         return []
-    first, second = sorted(written[word] for word, _ in frequent)
+    first, second = sorted(spelled[word] for word, _ in frequent)
     title = f"{'all' if n == total else f'{n:,} of {total:,}'} answers are {first!r} or {second!r}: is it a yes/no question? "
     title += "With dataset.answer_type=text"
     if {AnswerRule("yes_no").gold(word) for word, _ in frequent} == {"yes", "no"}:
@@ -65,17 +67,20 @@ def missing_options(data: Data, task: Task, columns: Columns) -> list[str]:
     is_choice = task.rule.answer_type == "choice"
     if not data.problems or not (is_choice or unread):
         return []
-    without = sum(not _lists_options(problem.question) for problem in data.problems)
+    without = sum(not lists_options(problem.question) for problem in data.problems)
     if 2 * without <= len(data.problems):
         return []
     title = f"{without:,} of {len(data.problems):,} questions list no options such as (A)"
     title += ", although the answers are letters" if is_choice else ""
-    where = f"; the columns {', '.join(map(repr, unread))} look like options and are not read" if unread else ""
-    letters = "" if is_choice else " Then use letters as answers, with dataset.answer_type=choice dataset.choices=ABCD."
-    return [
-        f"{title}{where}. Teacher and student see only the question: put the options into it, as in "
-        f"'Which one? Answer Choices: (A) red (B) blue'.{letters}"
-    ]
+    if not unread:
+        return [f"{title}. Put the options into the question, as in 'Which one? Answer Choices: (A) red (B) blue'."]
+    title += f"; the columns {', '.join(map(repr, unread))} look like options and are not read. Teacher and student would not see them: "
+    override = f'"dataset.option_columns={written(unread)}"'
+    if is_choice:
+        override = override if len(unread) == len(task.rule.choices) else f"dataset.choices={LETTERS[: len(unread)]} {override}"
+        return [f"{title}{override} writes them behind the question."]
+    letters = f"dataset.answer_type=choice dataset.choices={LETTERS[: len(unread)]}"
+    return [f"{title}use letters as answers, with {letters} {override}, or put the options into the question."]
 
 
 def option_columns(names: Collection[str]) -> list[str]:
@@ -84,7 +89,8 @@ def option_columns(names: Collection[str]) -> list[str]:
     return found if len(found) >= _FEWEST_OPTIONS else []
 
 
-def _lists_options(question: str) -> bool:
+def lists_options(question: str) -> bool:
+    """Whether a question seems to list options, such as ``(A) red (B) blue``."""
     letters = {(upper or lower).upper() for upper, lower in _OPTION.findall(question)}
     return len(letters) >= _FEWEST_OPTIONS
 

@@ -37,6 +37,7 @@ class Columns:
         index: The rows' own ids, which are unique; None for none.
         group: The groups that a split keeps together; None for none.
         split: ``train``, ``validation`` or ``test``; None: the source has no split.
+        options: The options of a multiple choice, in pairs of a letter and a column.
     """
 
     question: str = "question"
@@ -46,11 +47,14 @@ class Columns:
     index: str | None = None
     group: str | None = None
     split: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def named(self) -> dict[str, str]:
         """The columns that are read, by their meaning."""
-        return {meaning: name for meaning in self.__dataclass_fields__ if (name := getattr(self, meaning)) is not None}
+        single = (meaning for meaning in self.__dataclass_fields__ if meaning != "options")
+        named = {meaning: name for meaning in single if (name := getattr(self, meaning)) is not None}
+        return named | {f"option {letter}": name for letter, name in self.options}
 
     @property
     def needed(self) -> dict[str, str]:
@@ -183,7 +187,9 @@ def _check_columns(rows: Rows, columns: Columns) -> None:
     if not missing:
         return
     names = " or ".join(map(repr, missing.values()))
-    options = " ".join(f"dataset.{meaning}_column={guess_column(rows.columns, meaning) or '...'}" for meaning in missing)
+    single = [meaning for meaning in missing if not meaning.startswith("option ")]
+    options = " ".join(f"dataset.{meaning}_column={guess_column(rows.columns, meaning) or '...'}" for meaning in single)
+    options += f"{' ' if options else ''}'dataset.option_columns=[...]'" if len(single) < len(missing) else ""
     has = ", ".join(sorted(rows.columns))
     raise FcotError(f"{rows.name} has no column {names}; it has {has}. For your own data name the columns: {options}")
 
@@ -237,8 +243,11 @@ def _problem(row: Row, columns: Columns, index: int, own_id: str | None, answer:
         return None if column is None else cell_text(row.get(column))
 
     part = cell(columns.split)
+    question = cell(columns.question) or ""
+    if question.strip() and (options := [f"({letter}) {text}" for letter, name in columns.options if (text := cell(name))]):
+        question = f"{question} Answer Choices: {' '.join(options)}"
     return Problem(
-        index, cell(columns.question) or "", answer, cell(columns.rationale) or rationale, cell(columns.template), own_id,
+        index, question, answer, cell(columns.rationale) or rationale, cell(columns.template), own_id,
         cell(columns.group) or None, part.strip().lower() if part else part,
     )  # fmt: skip
 
