@@ -579,7 +579,16 @@ def test_costs_are_computed_from_measured_or_estimated_usage_and_drawn(tmp_path)
     usage = {"used_prompt_tokens": 2_000_000, "used_completion_tokens": 1_000_000}
     runs = [
         run(1, diversity=1, n_train_problems=100, n_validation_problems=20, accuracy=0.5, teacher_usage=usage, teacher_price=(1.0, 4.0)),
-        run(2, diversity=4, accuracy=0.9, teacher_characters=4_000_000, teacher_prompt_characters=400_000, answer_tokens=None),
+        run(
+            2,
+            diversity=4,
+            accuracy=0.9,
+            teacher_characters=4_000_000,
+            teacher_prompt_characters=400_000,
+            answer_tokens=None,
+            devices=2,
+            seconds={"generate": 9.0, "fine_tune": 100.0, "exam": 60.0, "train": 200.0, "evaluate": 5.0},
+        ),
         run(3, diversity=2, accuracy=0.6, n_train_problems=1000, n_validation_problems=0, teacher_characters=4_000_000),
     ]
     d1, d2, d4 = (cost_of(setting) for setting in settings(runs))
@@ -587,6 +596,7 @@ def test_costs_are_computed_from_measured_or_estimated_usage_and_drawn(tmp_path)
     assert (d4.teacher_usd, d4.measured) == (pytest.approx(20 * 1.1), False)
     assert pareto([d1, d2, d4], lambda cost: cost.usd) == [True, False, True]
     assert pareto([d1, d2, d4], lambda cost: cost.answer_tokens) == [False, True, False], "an unknown cost is on no front"
+    assert (d1.training_hours, d4.training_hours) == (pytest.approx(70.2 / 3600), pytest.approx(2 * 360 / 3600))
     assert has_cost(settings(runs))
     assert figures.save(figures.cost_chart([d1, d2, d4]), tmp_path)[2].stat().st_size > 5000
 

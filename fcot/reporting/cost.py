@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fcot.reporting.settings import MetricsRow, Setting
 from fcot.reporting.table import Table
+from fcot.stages.table import LEARNING
 from fcot.tasks.table import TASKS
 from fcot.tasks.toy import TOY_TASKS
 
@@ -26,7 +27,7 @@ class Cost:
         annotation_usd: Dollars for their gold answers; None if nobody says what an hour of annotation costs.
         teacher_usd: Dollars for the rationales at the teacher's price, even if another run paid them; None if the price is unknown.
         measured: Whether the teacher counted the tokens; otherwise they are estimated by length.
-        training_hours: Hours of training times number of devices.
+        training_hours: Hours of all stages in which the student learns, exams and its own samples included, times number of devices.
         answer_tokens: Mean tokens per answer at evaluation; None if they were not counted.
     """
 
@@ -67,7 +68,7 @@ def cost_of(setting: Setting, hourly_usd: float | None = None) -> Cost:
     run = setting.runs[0]
     problems = run["n_train_problems"] + (run["n_validation_problems"] if run["n_train_problems"] else 0)
     paid = [_rationales_usd(metrics, own) for metrics in setting.runs]  # with rounds, each seed requests other completions
-    seconds = [metrics["seconds"].get("train", 0.0) for metrics in setting.runs]
+    seconds = [sum(taken for stage, taken in metrics["seconds"].items() if stage in LEARNING) for metrics in setting.runs]
     hours = sum(seconds) / len(seconds) * (run.get("devices") or 1) / 3600
     known = [usd for usd, _ in paid if usd is not None]
     return Cost(
@@ -146,8 +147,8 @@ def cost_table(settings: Sequence[Setting], hourly_usd: float | None = None) -> 
             f"{cost.setting['task']}, {cost.setting['student']}, {cost.setting.title}", f"{cost.problems:,}",
             *amounts, f"{cost.training_hours:.3f}{hours}", f"{length}{tokens}", f"{100 * cost.setting.accuracy.mean:.2f}",
         )  # fmt: skip
-    table.notes = [" ".join([*_assumptions([cost.setting for cost in costs], hourly_usd),
-                             "training h: hours times devices, on the machine that ran it."])]  # fmt: skip
+    hours = "training h: hours of training, exams and own samples times devices, on the machine that ran it."
+    table.notes = [" ".join([*_assumptions([cost.setting for cost in costs], hourly_usd), hours])]
     return table
 
 

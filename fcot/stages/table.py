@@ -126,5 +126,6 @@ RETRY = Stage("retry", 1, "fcot.methods.tailored.retry:retry", "retries.jsonl", 
 FEEDBACK = Stage("feedback", 1, "fcot.methods.tailored.feedback:feedback", "feedback.jsonl")
 CURATE_ROUND = replace(CURATE, function="fcot.methods.tailored.stages:curate")
 TRAIN_ROUND = replace(TRAIN, function="fcot.methods.tailored.stages:train")
+LEARNING = frozenset(stage.name for stage in (TRAIN, FINE_TUNE, CHOOSE, EXAM, SAMPLER, SAMPLE, RETRY))  # the student's device works
 FIRST_ROUND = (GENERATE, CURATE, EXAM, TRAIN_ROUND, EVALUATE)
 LATER_ROUND = (EXAM, SAMPLER, SAMPLE, FEEDBACK, RETRY, CURATE_ROUND, TRAIN_ROUND, EVALUATE)
