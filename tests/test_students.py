@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+import warnings
 from dataclasses import replace
 
 import pyarrow as pa
@@ -277,6 +278,13 @@ def test_only_adapters_are_trained_and_unknown_layers_are_rejected(student):
     assert 0 < sum(p.numel() for p in adapted.model.parameters() if p.requires_grad) < n / 10
     with pytest.raises(FcotError, match=r"student\.lora\.targets=\['nothing'\]"):
         add_lora(student, Lora(2, 8.0, targets=["nothing"]))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
+def test_adapters_are_added_without_a_warning(family):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        add_lora(make_student(family), Lora(2, 8.0))
 
 
 @pytest.mark.parametrize(("save", "removed"), [(save_gpt2, "tokenizer"), (save_t5, "tokenizer")])

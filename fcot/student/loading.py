@@ -128,6 +128,7 @@ def add_lora(student: Student, lora: Lora) -> Student:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # peft sets this option itself for GPT-2's layers
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft reads its old name
             return replace(student, model=get_peft_model(student.model, config))  # type: ignore[arg-type]
     except ValueError as error:
         raise FcotError(f"student.lora.targets={lora.targets}: {str(error).strip().splitlines()[0]}") from error
