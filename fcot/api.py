@@ -347,7 +347,7 @@ class Student:
 def _override(name: str, value: Any) -> str:
     """An override for one value."""
     from fcot.base.resources import CONF
-    from fcot.config.values import written
+    from fcot.base.values import written
 
     if "=" in name or not name.strip():
         raise FcotError(f"{name!r}: not the name of an option")

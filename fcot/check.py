@@ -15,9 +15,9 @@ import numpy as np
 from fcot.base.entry import entry_point, with_help
 from fcot.base.errors import ConfigFaults, FcotError
 from fcot.base.fields import bound_faults
+from fcot.base.values import written
 from fcot.config.overrides import explained, prepare
 from fcot.config.schema import Config
-from fcot.config.values import written
 from fcot.tasks.check import (
     UNLABELLED,
     DataReport,

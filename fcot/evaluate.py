@@ -12,7 +12,7 @@ from typing import Any
 from fcot.base.entry import entry_point, with_help
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json
-from fcot.config.values import written
+from fcot.base.values import written
 from fcot.reporting.finished import readable
 from fcot.runs.origin import student_name
 from fcot.student.interface import API_FILE, FILE, StudentInterface, download_interface, find_student, read_interface

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fcot import store, sweep
 from fcot.base.errors import FcotError
 from fcot.base.locations import locate, output_dir, store_dir
+from fcot.base.values import written
 from fcot.config.overrides import prepare
-from fcot.config.values import written
 from fcot.sweeps.plan import composer, read_plan
 
 SMALL = ("dataset.n_problems=20", "until=curate")

@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from fcot.base.errors import FcotError
 from fcot.base.locations import OUTPUT_DIR, STORE
 from fcot.base.resources import CONF
+from fcot.base.values import written
 from fcot.config.schema import of_other_choices
-from fcot.config.values import written
 
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)

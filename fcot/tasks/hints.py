@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from fcot.config.values import written
+from fcot.base.values import written
 from fcot.prompts.answers import AnswerRule
 from fcot.tasks.answers import YES_NO_WORDS
 from fcot.tasks.loaders import Columns, Data
