@@ -112,7 +112,7 @@ def scores(options: argparse.Namespace) -> None:
     problems = server.select(server.split.train)
     with progress("generate", len(problems), "completions") as bar:
         completions = generate_completions(server.plan, server.store, problems, bar.advance)
-    texts = [replace(server.problems[one.sample_index], rationale=one.rationale) for one in completions if one.rationale]
+    texts = [replace(server.problems[made.sample_index], rationale=made.rationale) for made in completions if made.rationale]
     store = server.store.refresh()
     of_server = [stored_score(server.plan, store, problem) for problem in texts]
     local = run_of(options.output, *common, "teacher=hf", f"teacher.model={options.model}", f"teacher.path={options.folder}")

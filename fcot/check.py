@@ -29,7 +29,7 @@ from fcot.tasks.check import (
     type_doubts,
 )
 from fcot.tasks.guesses import guess_column, guess_rule, is_id_name
-from fcot.tasks.hints import LETTERS, hints, lists_options, option_columns
+from fcot.tasks.hints import LETTERS, hints, option_columns, without_options
 from fcot.tasks.loaders import PARTS, SAMPLE_INDEX, Columns, Data, cell_text
 from fcot.tasks.reading import read_rows, source_fault
 from fcot.tasks.splits import Split
@@ -170,8 +170,8 @@ def _option_columns(dataset: Any, names: Sequence[str]) -> list[str]:
     if dataset.answer_type != "choice" or dataset.option_columns or not found:
         return []
     rows = read_rows(dataset.path, keep={dataset.question_column}, limit=_SAMPLE)
-    without = sum(not lists_options(cell_text(row.get(dataset.question_column)) or "") for row in rows.values)
-    return found if 2 * without > len(rows.values) else []
+    questions = [cell_text(row.get(dataset.question_column)) or "" for row in rows.values]
+    return found if without_options(questions) else []
 
 
 def _id_notes(dataset: Any, data: Data, unread: Sequence[str]) -> list[str]:

@@ -67,8 +67,8 @@ def missing_options(data: Data, task: Task, columns: Columns) -> list[str]:
     is_choice = task.rule.answer_type == "choice"
     if not data.problems or not (is_choice or unread):
         return []
-    without = sum(not lists_options(problem.question) for problem in data.problems)
-    if 2 * without <= len(data.problems):
+    without = without_options([problem.question for problem in data.problems])
+    if not without:
         return []
     title = f"{without:,} of {len(data.problems):,} questions list no options such as (A)"
     title += ", although the answers are letters" if is_choice else ""
@@ -89,8 +89,13 @@ def option_columns(names: Collection[str]) -> list[str]:
     return found if len(found) >= _FEWEST_OPTIONS else []
 
 
-def lists_options(question: str) -> bool:
-    """Whether a question seems to list options, such as ``(A) red (B) blue``."""
+def without_options(questions: Sequence[str]) -> int:
+    """Number of questions that list no options such as ``(A) red (B) blue``; 0 if at least half of them list some."""
+    without = sum(not _lists_options(question) for question in questions)
+    return without if 2 * without > len(questions) else 0
+
+
+def _lists_options(question: str) -> bool:
     letters = {(upper or lower).upper() for upper, lower in _OPTION.findall(question)}
     return len(letters) >= _FEWEST_OPTIONS
 
