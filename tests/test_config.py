@@ -196,6 +196,10 @@ def test_a_student_folder_without_weights_is_a_fault(tmp_path):
         ("diversty=3", "Did you mean diversity?"),
         ("trainer.lrr=1", "Did you mean trainer.lr?"),
         ("teacher.path=x", "there is no teacher.path. teacher=hf and replay have it.\nteacher has: error_rate, name, temperature"),
+        (
+            "teacher.modle=x",
+            "there is no teacher.modle. Did you mean teacher.model? teacher=hf, openai and openai_batch have it.\nteacher has: ",
+        ),
         ("method.feedback.form=critique", "there is no method.feedback. method=dpo_st, rft, star and tailored have it."),
         ("student=flan_t5_bas", "flan_t5_base"),
         ("students=gpt2", "Did you mean student?"),

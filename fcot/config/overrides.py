@@ -17,7 +17,7 @@ from fcot.base.errors import FcotError
 from fcot.base.locations import OUTPUT_DIR, STORE
 from fcot.base.resources import CONF
 from fcot.base.values import written
-from fcot.config.schema import of_other_choices
+from fcot.config.schema import choices_of_options, of_other_choices
 
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
@@ -132,8 +132,11 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         close = difflib.get_close_matches(str(key), existing, n=1)
         hint = f" Did you mean {prefix}{close[0]}?" if close else ""
         group = prefix.rstrip(".").replace("_", "-")
+        of_others = "" if close else next(iter(difflib.get_close_matches(str(key), choices_of_options(group), n=1)), "")
         if others := of_other_choices(group, str(key)):
             hint = f" {others}."
+        elif of_others:
+            hint = f" Did you mean {prefix}{of_others}? {of_other_choices(group, of_others)}."
         if full_key == "dataset.path":
             hint = " For a file of your own: dataset=custom dataset.path=FILE; for one of paper A's tasks: dataset=svamp dataset.path=FILE."
         # Hydra first composes a sweep without its axes.

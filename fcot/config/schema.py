@@ -69,16 +69,15 @@ SCHEMAS: dict[tuple[str, str], type] = {key: schema for package in _PACKAGES for
 
 
 @cache
-def choices_with(group: str, option: str) -> list[str]:
-    """The choices of a group whose schema has an option.
-
-    Args:
-        group: The group, as in ``split-mode=hash``.
-        option: The option's name, without the group.
-    """
-    choices = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).glob("**/*.yaml"))
-    schemas = {choice: _schema_of(group, choice) for choice in choices}
-    return [choice for choice, schema in schemas.items() if schema is not None and option in {field.name for field in fields(schema)}]
+def choices_of_options(group: str) -> dict[str, list[str]]:
+    """The options of all choices of a group, such as ``split-mode``, with the choices that have each; none for the root, ``""``."""
+    found: dict[str, list[str]] = {}
+    files = (CONF / group).glob("**/*.yaml") if group else ()
+    for choice in sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in files):
+        schema = _schema_of(group, choice)
+        for option in fields(schema) if schema is not None else ():
+            found.setdefault(option.name, []).append(choice)
+    return found
 
 
 def _schema_of(group: str, choice: str) -> type | None:
@@ -94,7 +93,7 @@ def _schema_of(group: str, choice: str) -> type | None:
 
 def of_other_choices(group: str, option: str) -> str:
     """A sentence that names the choices of a group that have an option; empty if none has it."""
-    choices = choices_with(group, option)
+    choices = choices_of_options(group).get(option)
     if not choices:
         return ""
     names = f"{', '.join(choices[:-1])} and {choices[-1]} have" if len(choices) > 1 else f"{choices[0]} has"

@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fcot.base.records import Problem
 
@@ -52,6 +53,11 @@ class ToyTask:
 
 def make_problems(task: ToyTask, n: int, seed: int) -> list[Problem]:
     """``n`` problems with distinct questions, each with a right rationale: a pure function of ``seed``."""
+    return list(_problems(task, n, seed))
+
+
+@lru_cache(8)  # the jobs of a sweep and the stages of a run ask for the same ones
+def _problems(task: ToyTask, n: int, seed: int) -> tuple[Problem, ...]:
     rng = random.Random(seed)
     problems: list[Problem] = []
     questions: set[str] = set()
@@ -60,7 +66,7 @@ def make_problems(task: ToyTask, n: int, seed: int) -> list[Problem]:
         if question not in questions:
             questions.add(question)
             problems.append(Problem(len(problems), question, answer, task.rationale(question, 0, None, None), template_id))
-    return problems
+    return tuple(problems)
 
 
 def _pick(rng: random.Random, *options: Sequence[str]) -> tuple[tuple[str, ...], str]:
