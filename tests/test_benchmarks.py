@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import zygote
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def run(*command: str) -> str:
-    process = subprocess.run([sys.executable, *command], cwd=BENCHMARKS, capture_output=True, text=True, check=False, timeout=900)
+    script, *arguments = command
+    process = zygote.run([script if script == "-m" else BENCHMARKS / script, *arguments], cwd=BENCHMARKS)
     assert process.returncode == 0, process.stderr[-3000:]
     return process.stdout
 
