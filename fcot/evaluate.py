@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from fcot.base.files import read_json
 from fcot.base.values import written
 from fcot.reporting.finished import readable
 from fcot.runs.origin import student_name
+from fcot.runs.questions import reading_of_its_run
 from fcot.student.interface import API_FILE, FILE, StudentInterface, download_interface, find_student, read_interface
+from fcot.tasks.config import CustomDatasetConfig
 
 HELP = """Score a finished student on a task: predictions, errors, interval and page, as of any run.
 
@@ -29,8 +32,9 @@ HELP = """Score a finished student on a task: predictions, errors, interval and 
 
 A student of fcot answers in the format that it was trained with (method=as_trained). Problems that its run trained on are not scored.
 An API-backed student answers at its server; answers that were bought before come from the store.
-Another model is prompted: method=zero_shot_cot, or set method=zero_shot. Your own data is scored as a whole (split-mode=all); a published
-or toy task on its test problems. Any other override of fcot run works: dry_run=true, student.self_consistency=8, seed=1, -m.
+Another model is prompted: method=zero_shot_cot, or set method=zero_shot. Your own data is read as in the student's run, where the file
+has its columns, and is scored as a whole (split-mode=all); a published or toy task is scored on its test problems. Any other override of
+fcot run works: dry_run=true, student.self_consistency=8, seed=1, -m.
 
 The run is in outputs/runs; fcot report compares it with others.
 """
@@ -78,6 +82,7 @@ def overrides_of(words: Sequence[str]) -> list[str]:
     if own and interface is not None:
         defaults |= {"dataset.answer_type": interface.rule.answer_type}
         defaults |= {"dataset.choices": interface.rule.choices} if interface.rule.choices else {}
+        defaults |= _reading(source, given)
     if interface is not None and interface.calculator:
         defaults |= {"student.calculator": "true"}
     return [*student, *_defaults(given, defaults | method), *given]
@@ -138,6 +143,22 @@ def _has_chat_template(source: str) -> bool:
         return bool(load_tokenizer(source).chat_template)
     except (FcotError, OSError, ValueError):
         return False
+
+
+_READING = ("question_column", "answer_column", "option_columns", "decimal", "on_invalid", "normalize_answers")
+
+
+def _reading(source: str, given: Sequence[str]) -> dict[str, str]:
+    """The overrides with which a file of the user's own is read as the data of the student's run was."""
+    values = dict(word.partition("=")[::2] for word in given)
+    file = values.get("dataset.path", "").strip("'\"")
+    folder = find_student(source)
+    if not folder.is_dir() or not Path(file).exists():
+        return {}
+    options = {key.removeprefix("dataset."): value for key, value in values.items() if key.startswith("dataset.")}
+    taken = reading_of_its_run(folder, file, _READING, options)
+    usual = {option.name: option.default for option in fields(CustomDatasetConfig)}
+    return {f"dataset.{name}": written(value) for name, value in taken.items() if value != usual[name]}
 
 
 def _defaults(given: Sequence[str], values: dict[str, str]) -> Iterator[str]:

@@ -158,6 +158,32 @@ def test_a_file_is_scored_as_a_whole_with_the_students_answer_type(trained, tmp_
     assert (run.task.name, run.task.rule.answer_type) == ("custom", "number")
 
 
+def test_a_file_is_read_as_the_data_of_the_students_run(trained, tmp_path, capsys):
+    """Columns that the file has, decimal marks and faulty rows, unless they are set; the overrides are part of the run's command."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained.directory.path, folder)
+    recorded = {
+        "question_column": "Frage",
+        "answer_column": "Antwort",
+        "decimal": "comma",
+        "on_invalid": "error",
+        "normalize_answers": False,
+    }
+    (folder / "config.yaml").write_text(json.dumps({"student": {"name": "s"}, "dataset": recorded}))
+    path = tmp_path / "mine.csv"
+    path.write_text("Frage;Antwort\nHow many are 2 + 0,5?;2,5\nAnd 1 + 2?;3\n")
+    words = overrides_of([str(folder), str(path)])
+    assert [word for word in words if word.startswith("dataset.") and "path" not in word and "answer_type" not in word] == [
+        "dataset.question_column=Frage", "dataset.answer_column=Antwort", "dataset.decimal=comma",
+    ]  # fmt: skip
+    assert capsys.readouterr().err == "as in the student's run: question_column=Frage answer_column=Antwort decimal=comma\n"
+    assert [problem.answer for problem in make_run(tmp_path, *words).problems.values()] == ["2.5", "3"]
+    assert overrides_of([str(folder), "dataset=custom", f"dataset.path='{path}'"])[-2:] == ["dataset=custom", f"dataset.path='{path}'"]
+    assert "dataset.decimal=comma" not in overrides_of([str(folder), str(path), "dataset.decimal=point"])
+    path.write_text("question,answer\nHow many are 2 + 2?,4\n")
+    assert not any("column" in word for word in overrides_of([str(folder), str(path)]))
+
+
 def test_options_that_are_given_replace_the_defaults(trained, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("question,answer\n" + "".join(f"How many are {n} + 2?,{n + 2}\n" for n in range(40)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fcot.base.console import say
@@ -39,33 +40,51 @@ GOLD = "\0gold"  # key of a row for its gold answer, which no column of a file h
 def as_in_its_run(options: AnyOptions) -> AnyOptions:
     """The options with those that are not set as in the run that trained the student, and a message that names them.
 
-    A column is taken over if the file has it.
+    Raises:
+        FcotError: The file cannot be read.
+    """
+    from fcot.student.interface import find_student
+
+    assert options.file is not None
+    names = ("question_column", "answer_column", "group_column", "option_columns", "decimal", "on_invalid")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return replace(options, **reading_of_its_run(find_student(options.student), options.file, names, given))
+
+
+def reading_of_its_run(student: Path, file: str, names: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """How the run that trained a student read its data, so that another file is read in the same way; a message names what is unusual.
+
+    Args:
+        student: The student's folder.
+        file: The other file. A column is taken over if the file has it.
+        names: The options in question: those of ``dataset=custom``.
+        given: Options that are set, which are not taken over.
+
+    Returns:
+        The values of the options that are taken over; empty if the student is not in its run's folder.
 
     Raises:
         FcotError: The file cannot be read.
     """
     from fcot.runs.origin import options_of_data
-    from fcot.student.interface import find_student
     from fcot.tasks.reading import read_rows
 
-    assert options.file is not None
-    recorded = options_of_data(find_student(options.student))
-    names = ("question_column", "answer_column", "group_column", "option_columns", "decimal", "on_invalid")
-    unset = {name: recorded[name] for name in names if getattr(options, name) is None and recorded.get(name) not in (None, [])}
+    recorded = options_of_data(student)
+    unset = {name: recorded[name] for name in names if name not in given and recorded.get(name) not in (None, [])}
     if not unset:
-        return options
-    columns = read_rows(options.file, (), _SAMPLE, "file", options.question_column or _QUESTION).columns
+        return {}
+    columns = read_rows(file, (), _SAMPLE, "file", given.get("question_column", _QUESTION)).columns
     taken = {name: value for name, value in unset.items() if not name.endswith("_column") or value in columns}
     if missing := [name for name in taken.get("option_columns", ()) if name not in columns]:
         del taken["option_columns"]
         say(
-            f"note: the student's run read options from columns, and {options.file} has no column {missing[0]!r}: the questions are "
-            "answered as they are. option_columns=NAME,NAME names other columns"
+            f"note: the student's run read options from columns, and {file} has no column {missing[0]!r}: the questions are "
+            "answered as they are. option_columns names other columns"
         )
     texts = {name: ",".join(value) if name == "option_columns" else value for name, value in taken.items()}
-    if shown := [f"{name}={text}" for name, text in texts.items() if text not in (_QUESTION, _ANSWER, "auto", "error")]:
+    if shown := [f"{name}={text}" for name, text in texts.items() if text not in (_QUESTION, _ANSWER, "auto", "error", False)]:
         say(f"as in the student's run: {' '.join(shown)}")
-    return replace(options, **taken)
+    return taken
 
 
 def read_questions(options: QuestionOptions) -> list[dict[str, Any]]:
