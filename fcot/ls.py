@@ -60,8 +60,8 @@ def _show(runs: Sequence[RunEntry], sweeps: Sequence[SweepEntry], folder: Path) 
         return
     if runs:
         rows = [
-            [_state(run), _percent(run.accuracy), "" if run.diversity is None else str(run.diversity), run.task, run.student, run.method,
-             size_text(run.n_bytes), age_text(run.changed), run.name]
+            [_state(run), _percent(run.accuracy), "" if run.diversity is None else str(run.diversity), run.task, run.student,
+             run.title or run.method, size_text(run.n_bytes), age_text(run.changed), run.name]
             for run in runs
         ]  # fmt: skip
         _print(["state", "acc %", "D", "task", "student", "method", "size", "age", "run"], rows)

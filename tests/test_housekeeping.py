@@ -130,9 +130,12 @@ def test_ls_lists_runs_with_their_states_and_sweeps(names, call):
 
 def test_ls_prints_a_line_per_run_and_the_messages_of_failed_runs(names, call, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
+    config = Path("outputs/runs", names["killed"], "config.yaml")
+    config.write_text(config.read_text().replace("\nmethod:\n", "\nmethod:\n  title: STaR\n"))
     code, out, _ = call(ls)
     assert code == 0
     assert all(name in out for name in names.values())
+    assert [("STaR" in line) for line in out.splitlines() if names["killed"] in line] == [True], "the name of a preset"
     assert f"{names['failed']}: no completion survives curation" in out
     assert "finished (until curate)" in out
 

@@ -27,6 +27,7 @@ from fcot.reporting.document import Chart, Code, Document, Paragraph, RunFiles, 
 from fcot.reporting.table import Table
 from fcot.reporting.wandb_report import blocks, publish
 from fcot.runs.pipeline import execute
+from fcot.stages.tracking import _label
 from fcot.student import training
 from fcot.student.loggers import lightning_logger
 
@@ -462,3 +463,8 @@ def test_artifact_names_are_valid_in_wandb(name, expected):
     from fcot.reporting.wandb_run import artifact_name
 
     assert artifact_name(name) == expected
+
+
+def test_the_name_of_a_preset_is_a_tag(tmp_path):
+    run = make_run(tmp_path, "method=star", "logger=wandb")
+    assert {"tailored", "STaR"} <= set(_label(run, run.config.logger, "", None).tags)

@@ -25,6 +25,7 @@ class RunEntry:
         task: Name of the task.
         student: Name of the student.
         method: Name of the method.
+        title: The name of a preset of the method, such as ``STaR``.
         diversity: D.
         accuracy: Test accuracy, 0..1.
         error: The message of a failed run.
@@ -39,6 +40,7 @@ class RunEntry:
     task: str | None
     student: str | None
     method: str | None
+    title: str | None
     diversity: int | None
     accuracy: float | None
     error: str | None
@@ -67,9 +69,10 @@ def run_entry(directory: RunDirectory) -> RunEntry:
         state = "failed" if error else "interrupted"
     n_bytes, changed = usage_of(directory.path)
     names = {key: metrics.get(key) or config.get(key, {}).get("name") for key in ("task", "student", "method")}
+    title, diversity = config.get("method", {}).get("title"), metrics.get("diversity", None if metrics else config.get("diversity"))
     return RunEntry(
         directory.path.name, directory.path, state, until, names["task"] or config.get("dataset", {}).get("name"), names["student"],
-        names["method"], metrics.get("diversity", None if metrics else config.get("diversity")), metrics.get("accuracy"),
+        names["method"], title, diversity, metrics.get("accuracy"),
         error if state == "failed" else None, n_bytes, changed,
     )  # fmt: skip
 

@@ -147,6 +147,8 @@ def _label(run: Run, logger: WandbLoggerConfig, config_text: str, sweep: str | N
     # The run's hash alone would not do: the same run in another output folder is another W&B run, and W&B rejects ids of deleted runs.
     wandb_id = saved.get("id") or run.run_id[-10:] + secrets.token_hex(4)
     tags = [run.config.method.name, run.task.name, run.config.student.name, *([run.teacher_name] if run.teacher_name else [])]
+    if title := getattr(run.config.method, "title", None):  # of a preset
+        tags.append(title)
     if run.uses_rationales:
         tags.append(f"D{run.config.diversity}")
     config = yaml.safe_load(config_text) or {}
