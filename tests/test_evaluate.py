@@ -16,6 +16,8 @@ from fcot.base.files import read_jsonl
 from fcot.config.schema import register_schemas
 from fcot.evaluate import main, overrides_of
 from fcot.report import report
+from fcot.reporting.finished import load
+from fcot.reporting.settings import group
 from fcot.runs.origin import trained_note
 from fcot.runs.pipeline import execute
 from fcot.runs.run import data_notes
@@ -227,6 +229,46 @@ def test_another_student_is_another_run_and_the_same_one_elsewhere_is_not(traine
         make_run(tmp_path, *overrides_of([str(folder), *SAME])).run_id for folder in (trained.directory.path, tmp_path / "copy", changed)
     ]
     assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.fixture(scope="module")
+def of_two_seeds(trained, tmp_path_factory):
+    """The finished run with another seed."""
+    register_schemas()
+    run = make_run(tmp_path_factory.mktemp("second"), *QUICK, "student.max_new_tokens=30", "seed=1")
+    execute(run, "student: {name: tiny_gpt2}\n")
+    return [trained, run]
+
+
+def test_the_students_of_several_seeds_are_one_setting_on_another_task(of_two_seeds, tmp_path, capsys):
+    """As they are on the task of their training: with an interval over trainings. Students of other trainings are another setting."""
+    runs = [evaluation(trained, tmp_path, "dataset=toy_last_letter", "dataset.n_problems=60") for trained in of_two_seeds]
+    for run in runs:
+        execute(run, f"student: {{name: tiny_gpt2, path: {run.config.student.path}}}\n")
+    metrics = [json.loads(run.directory.metrics.read_text()) for run in runs]
+    assert [row["seed"] for row in metrics] == [0, 1]
+    assert all(row["uses_seed"] for row in metrics)
+    assert runs[0].setting == runs[1].setting
+    assert runs[0].run_id != runs[1].run_id
+    varied = [{"student.path": str(run.config.student.path)} for run in runs]
+    (setting,) = group([load(run.directory.metrics, paths) for run, paths in zip(runs, varied, strict=True)])
+    assert [row["seed"] for row in setting.runs] == [0, 1]
+    assert not setting.fixed
+    assert re.fullmatch(r".+\*.*/student", setting.varied["student.path"])
+    capsys.readouterr()
+    report([tmp_path])
+    shown = capsys.readouterr().out
+    assert "seeds" in shown
+    assert "with one seed" not in shown
+    shutil.copytree(of_two_seeds[1].directory.path, tmp_path / "other")
+    row = json.loads((tmp_path / "other/metrics.json").read_text())
+    (tmp_path / "other/metrics.json").write_text(json.dumps(row | {"setting": "another"}))
+    words = [str(tmp_path / "other"), "dataset=toy_last_letter", "dataset.n_problems=60"]
+    assert make_run(tmp_path, *overrides_of(words)).setting != runs[1].setting
+    (tmp_path / "other/metrics.json").unlink()
+    alone = make_run(tmp_path, *overrides_of(words))
+    assert alone.setting not in {run.setting for run in runs}, "whose training is not known: by its content"
+    assert alone.run_id == runs[1].run_id
 
 
 @pytest.mark.parametrize(

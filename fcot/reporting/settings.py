@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,10 +59,10 @@ class Setting:
         method = method_title(self.runs[0]) + (f" D={self['diversity']}" if self["diversity"] else "")
         return ", ".join([method, *(f"{key.removeprefix('method.')}={value}" for key, value in varied.items())])
 
-    @property
+    @cached_property
     def varied(self) -> Mapping[str, str]:
-        """The values that the sweep varied, except task, student, method, D and seed."""
-        return self["varied"] or {}
+        """The values that the sweep varied, except task, student, method, D and seed. A path that the seed changes has a ``*`` there."""
+        return {key: _shared([str(run["varied"].get(key, "")) for run in self.runs]) for key in self["varied"] or {}}
 
     @property
     def fixed(self) -> bool:
@@ -165,6 +166,20 @@ def _order(setting: Setting) -> tuple[Any, ...]:
     varied = [(key, _rank(value), value) for key, value in setting.varied.items()]
     method = list(METHODS).index(setting["method"])
     return setting["student"], method, setting["method_title"] or "", setting["diversity"] or 0, varied, setting["run_id"]
+
+
+def _shared(values: Sequence[str]) -> str:
+    """What the values of all seeds have in common: the value itself, or its beginning and end around a ``*``."""
+    if len(set(values)) == 1:
+        return values[0]
+    start = _common_start(values)
+    end = _common_start([value[len(start) :][::-1] for value in values])[::-1]
+    return f"{start}*{end}"
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    equal = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in equal)
 
 
 def _rank(value: str) -> float:

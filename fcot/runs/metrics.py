@@ -35,9 +35,9 @@ class Metrics:
         teacher: The model that wrote the rationales.
         diversity: Completions per problem, D.
         split_mode: The split mode's name, such as ``sample``.
-        seed: The configured seed.
-        uses_seed: Whether the result depends on the seed.
-        setting: A hash that is equal for runs that differ only in their seed.
+        seed: The configured seed; if the result depends only on the seed of the run that trained the student before, that one.
+        uses_seed: Whether the result depends on one of these seeds.
+        setting: A hash that is equal for runs that differ only in these seeds.
         as_published: Whether the settings are those of paper A, so that the accuracy can be compared with its figures.
         sampled: Whether the teacher sampled instead of decoding greedily.
         subset: Number of problems in the few-shot subset.
@@ -264,8 +264,7 @@ def _of_configuration(run: Run) -> Summary:
         "teacher": run.teacher_name,
         "diversity": config.diversity if run.uses_rationales else None,
         "split_mode": config.split_mode.name,
-        "seed": config.seed,
-        "uses_seed": uses_seed(run),
+        **_seed(run),
         "setting": run.setting,
         "as_published": _as_published(run),
         "sampled": run.temperature > 0,
@@ -359,6 +358,13 @@ def _majority_answer(run: Run) -> tuple[str, float] | None:
         return None
     answer = next(iter(counts))
     return answer, sum(rule.same(answer, problem.answer) for problem in test) / len(test)
+
+
+def _seed(run: Run) -> dict[str, Any]:
+    """The seed on which the result depends, and whether there is one."""
+    earlier = None if run.earlier_training is None else run.earlier_training.seed
+    by_itself = uses_seed(run)
+    return {"seed": run.config.seed if by_itself or earlier is None else earlier, "uses_seed": by_itself or earlier is not None}
 
 
 def _as_published(run: Run) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,29 @@ from fcot.student.interface import FILE, StudentInterface, download_interface, r
 from fcot.tasks.splits import Split, folded, questions_hash
 
 TRAINED_QUESTIONS = "trained_questions"  # key of split.json: a hash of the question of each train and validation problem
+
+
+@dataclass(frozen=True)
+class Training:
+    """The finished run that trained a student.
+
+    Attributes:
+        setting: A hash that is equal for students whose runs differ only in their seed.
+        seed: The run's seed; None if its result does not depend on it.
+    """
+
+    setting: str
+    seed: int | None
+
+
+def training_of(student: Path) -> Training | None:
+    """The training of a student in its run's folder; None elsewhere, and if the run did not evaluate it."""
+    for run in _runs_of(student):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            metrics = read_json(run.metrics)
+            place = student.resolve().relative_to(run.path)  # a run of several rounds has several students
+            return Training(fingerprint([metrics["setting"], str(place)]), metrics["seed"] if metrics["uses_seed"] else None)
+    return None
 
 
 FinishedStudent = PretrainedStudentConfig | ApiStudentConfig  # the schemas that can name a finished student

@@ -28,7 +28,7 @@ from fcot.methods.table import Method, method_of
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.teacher import TeacherPrompt, Text
 from fcot.runs.identity import identity, uses_seed
-from fcot.runs.origin import interface_of, trained_note, untrained_test
+from fcot.runs.origin import Training, interface_of, trained_note, training_of, untrained_test
 from fcot.runs.splitting import make_split, split_in_words, validation_notes
 from fcot.runs.vocabulary import writable
 from fcot.stages.table import CURATE, Stage
@@ -136,14 +136,23 @@ class Run:
 
     @property
     def setting(self) -> str:
-        """A hash that is equal for runs that differ only in their seed."""
+        """A hash that is equal for runs that differ only in their seed, or in the seed of the run that trained their student."""
         return self._hashes[1]
+
+    @cached_property
+    def earlier_training(self) -> Training | None:
+        """The run that trained the student before; None if it is not known."""
+        path = self.config.student.path if self.config.student.pretrained else None
+        return None if path is None else training_of(Path(path))
 
     @cached_property
     def _hashes(self) -> tuple[str, str]:
         """Hashes of the run and of its setting. The identity itself is large, and a sweep's plan would keep it for each job."""
         parts = identity(self)
-        return fingerprint(parts)[:10], fingerprint(parts | {"seed": None})[:10]
+        of_all_seeds = parts | {"seed": None}
+        if self.earlier_training is not None:
+            of_all_seeds["student"] = parts["student"] | {"content": self.earlier_training.setting}
+        return fingerprint(parts)[:10], fingerprint(of_all_seeds)[:10]
 
     @property
     def directory(self) -> RunDirectory:
