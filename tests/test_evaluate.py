@@ -56,7 +56,7 @@ def test_another_task_is_scored_with_all_files_of_a_run_and_the_students_origin(
     metrics = execute(run, "")
     assert (metrics["task"], metrics["student"], metrics["method"]) == ("toy_coin_flip", "tiny_gpt2", "as_trained")
     assert (metrics["student_task"], metrics["student_method"]) == ("toy_arithmetic", "fine_tune_cot")
-    assert (metrics["accuracy_checkpoint"], metrics["uses_seed"], metrics["n_test"]) == ("finished", False, 12)
+    assert (metrics["accuracy_checkpoint"], metrics["uses_seed"], metrics["n_test"]) == ("finished", True, 12)  # the seed of its training
     assert metrics["accuracy_ci95"][0] <= metrics["accuracy"] <= metrics["accuracy_ci95"][1]
     for path in (run.directory.predictions, run.directory.errors, run.directory.done, run.directory.split):
         assert path.exists()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 N, D = 500, 8
 COMMAND = (
     "teacher=openai", "teacher.model=fake", "until=generate", "dataset.n_problems=900", f"dataset.limit={N}", f"diversity={D}",
-    "teacher.max_choices_per_request=2", "teacher.timeout_s=4",
+    "teacher.max_choices_per_request=2", "teacher.timeout_s=12",
 )  # fmt: skip
 FAULTS = {
     "seed": 3, "429": 0.045, "429:1": 0.005, "500": 0.05, "503": 0.02, "slow:30": 0.01,
