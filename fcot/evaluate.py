@@ -153,7 +153,7 @@ def _reading(source: str, given: Sequence[str]) -> dict[str, str]:
     values = dict(word.partition("=")[::2] for word in given)
     file = values.get("dataset.path", "").strip("'\"")
     folder = find_student(source)
-    if not folder.is_dir() or not Path(file).exists():
+    if not file or not folder.is_dir() or not Path(file).exists():
         return {}
     options = {key.removeprefix("dataset."): value for key, value in values.items() if key.startswith("dataset.")}
     taken = reading_of_its_run(folder, file, _READING, options)

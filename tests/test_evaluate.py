@@ -182,6 +182,9 @@ def test_a_file_is_read_as_the_data_of_the_students_run(trained, tmp_path, capsy
     assert [problem.answer for problem in make_run(tmp_path, *words).problems.values()] == ["2.5", "3"]
     assert overrides_of([str(folder), "dataset=custom", f"dataset.path='{path}'"])[-2:] == ["dataset=custom", f"dataset.path='{path}'"]
     assert "dataset.decimal=comma" not in overrides_of([str(folder), str(path), "dataset.decimal=point"])
+    assert "dataset=custom" in overrides_of([str(folder), "dataset=custom"]), (
+        "without a file, as in any run, its message is that of the run"
+    )
     path.write_text("question,answer\nHow many are 2 + 2?,4\n")
     assert not any("column" in word for word in overrides_of([str(folder), str(path)]))
 
