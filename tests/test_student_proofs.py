@@ -41,21 +41,34 @@ def result(folder):
     return metrics, weights, (path.parent / "predictions.jsonl").read_bytes(), sorted(file.name for file in path.parent.iterdir())
 
 
+def newest_checkpoint(folder):
+    """Time of the newest checkpoint in an output folder; 0 without one."""
+    times = [0.0]
+    for path in folder.glob("runs/**/checkpoints/*"):
+        with contextlib.suppress(FileNotFoundError):  # a newer one replaced it
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
 @pytest.mark.parametrize("student", ["tiny_gpt2", "tiny_t5"])
 def test_thirty_kills_change_no_metric_and_no_weight(student, tmp_path):
     subprocess.run(command(tmp_path / "alone", f"student={student}", *TRAINING), check=True, capture_output=True)
     rng, places = random.Random(4), []
-    kills, wait = 0, (4.0, 12.0)
+    kills, trained = 0, False
     while kills < KILLS:
+        before = newest_checkpoint(tmp_path / "killed")
         process = subprocess.Popen(command(tmp_path / "killed", f"student={student}", *TRAINING), stderr=subprocess.PIPE, text=True)
+        in_training = kills % 3 > 0 and not trained  # the others fall anywhere from the start on
+        while in_training and process.poll() is None and newest_checkpoint(tmp_path / "killed") == before:
+            time.sleep(0.02)
         try:
-            _, output = process.communicate(timeout=rng.uniform(*wait))
+            _, output = process.communicate(timeout=rng.uniform(0, 3) if in_training else rng.uniform(0, 12))
             assert process.returncode == 0, output
             # The run ended before the kill. Its last files are removed, so that the next kill comes near the end.
             (folder,) = (tmp_path / "killed" / "runs").iterdir()
             (folder / "DONE.json").unlink(missing_ok=True)
             (folder / "stages" / "evaluate.json").unlink(missing_ok=True)
-            wait = (3.0, 8.0)
+            trained = True
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             output = process.communicate()[1]
@@ -66,15 +79,6 @@ def test_thirty_kills_change_no_metric_and_no_weight(student, tmp_path):
     print("\n".join(places))
     assert len(set(places)) > 5, "too few kills hit the training, or all at the same step"
     assert result(tmp_path / "killed") == result(tmp_path / "alone")
-
-
-def newest_checkpoint(folder):
-    """Time of the newest checkpoint in an output folder; 0 without one."""
-    times = [0.0]
-    for path in folder.glob("runs/**/checkpoints/*"):
-        with contextlib.suppress(FileNotFoundError):  # a newer one replaced it
-            times.append(path.stat().st_mtime)
-    return max(times)
 
 
 @pytest.mark.parametrize("student", ["tiny_gpt2", "tiny_t5"])
