@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fcot.base.console import result_console
 from fcot.base.entry import entry_point
@@ -162,11 +162,14 @@ def _files(settings: Sequence[Setting], folders: Mapping[str, Path]) -> list[Run
     from fcot.reporting.settings import report_label
 
     several = len({run["seed"] for setting in settings for run in setting.runs}) > 1
-    return [
-        RunFiles(RunDirectory(folders[run["run_id"]]), report_label(setting, settings) + (f", seed {run['seed']}" if several else ""), run)
-        for setting in settings
-        for run in setting.runs
-    ]
+
+    def label(setting: Setting, run: Mapping[str, Any]) -> str:
+        """The setting and the seed; the run's name where runs share their seed, because they train several students further."""
+        seeds = [other["seed"] for other in setting.runs]
+        own = f"seed {run['seed']}" if len(set(seeds)) == len(seeds) else run["run_id"]
+        return report_label(setting, settings) + (f", {own}" if several or len(seeds) > 1 else "")
+
+    return [RunFiles(RunDirectory(folders[run["run_id"]]), label(setting, run), run) for setting in settings for run in setting.runs]
 
 
 def _problems(run: RunFiles) -> list[Problem]:

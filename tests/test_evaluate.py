@@ -15,7 +15,7 @@ from fcot.base.errors import ConfigFaults, FcotError
 from fcot.base.files import read_jsonl
 from fcot.config.schema import register_schemas
 from fcot.evaluate import main, overrides_of
-from fcot.report import report
+from fcot.report import _files, report
 from fcot.reporting.finished import load
 from fcot.reporting.settings import group
 from fcot.runs.origin import trained_note
@@ -258,6 +258,9 @@ def test_the_students_of_several_seeds_are_one_setting_on_another_task(of_two_se
     assert [row["seed"] for row in setting.runs] == [0, 1]
     assert not setting.fixed
     assert re.fullmatch(r".+\*.*/student", setting.varied["student.path"])
+    of_one_seed = replace(setting, runs=[row | {"seed": 0} for row in metrics])
+    labels = [run.label for run in _files([of_one_seed], {run.run_id: run.directory.path for run in runs})]
+    assert len(set(labels)) == 2, "students that are trained further with one seed are told apart by their runs"
     capsys.readouterr()
     report([tmp_path])
     shown = capsys.readouterr().out
